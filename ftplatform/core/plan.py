@@ -1,0 +1,76 @@
+"""The plan: a job with every default filled in and every input pinned by digest."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ftplatform.core.frozen import Frozen
+from ftplatform.core.manifests import BaseModel, CuratedDataset
+from ftplatform.core.recipe import LoraConfig, Method, Parameterisation, TrainingConfig
+
+
+class MemoryEstimate(Frozen):
+    """Gigabytes (10**9 bytes) per GPU."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    other: float
+    total: float
+
+
+class Placement(Frozen):
+    """What a pod, or a local process, is given."""
+
+    gpu: str
+    """Entry of the hardware catalogue; ``cpu`` on a machine without one."""
+    gpus: int
+    spot: bool
+    priority: Literal["low", "normal", "high"]
+    shared_memory_gb: float
+    image: str | None
+
+
+class PinnedSuite(Frozen):
+    name: str
+    digest: str
+    """Of the suite's definition and items."""
+    margin: float
+    n: int
+
+
+class PinnedChampion(Frozen):
+    version: int
+    kind: Literal["lora", "full"]
+    weights: str
+    base_weights: str
+
+
+class Plan(Frozen):
+    dataset: str
+    recipe: str
+    recipe_digest: str
+    curated: CuratedDataset
+    base: BaseModel
+    champion: PinnedChampion | None
+    suites: tuple[PinnedSuite, ...]
+    method: Method
+    parameterisation: Parameterisation
+    lora: LoraConfig
+    training: TrainingConfig
+    replay: float
+    micro_batch: int
+    accumulation: int
+    steps: int
+    train_tokens: int
+    """Tokens of the training split once, before padding."""
+    placement: Placement
+    memory_gb: MemoryEstimate
+    hours: tuple[float, float]
+    price: tuple[float, float]
+    currency: str
+    servable: bool
+    reasons: tuple[str, ...]
+    """Sentences: why these choices."""

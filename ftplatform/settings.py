@@ -1,0 +1,90 @@
+"""Environment -> typed settings. The only module that reads the environment for the platform's own configuration.
+
+Every variable has a default, so a laptop needs none of them; a cluster sets the same ones to Postgres, S3 and MLflow addresses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftplatform.core.errors import InvalidConfig
+from ftplatform.core.payload import StoreAddress
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    home: Path
+    """``FTPLATFORM_HOME``: everything the platform writes on this machine; default ``.ftplatform`` beside the project."""
+    uploads: Path
+    """``FTPLATFORM_UPLOADS``: the folder the upload sensor watches; default ``<home>/uploads``."""
+    store: StoreAddress
+    """``FTPLATFORM_STORE`` (``file:///folder`` or ``s3://bucket/prefix``) and ``FTPLATFORM_S3_ENDPOINT``."""
+    catalog_url: str
+    """``FTPLATFORM_CATALOG``: SQLAlchemy address, SQLite or ``postgresql+psycopg2://``."""
+    tracking_uri: str
+    """``FTPLATFORM_TRACKING``: MLflow tracking and registry address."""
+    serving_url: str
+    """``FTPLATFORM_SERVING``: the engine's address, where the server listens and where deployments are probed."""
+    executor: str
+    """``FTPLATFORM_EXECUTOR``: ``local`` (steps in the run's process) or ``k8s`` (a pod per step)."""
+    hardware: Path | None
+    """``FTPLATFORM_HARDWARE``: a hardware catalogue of your own; default is the one in the package."""
+    default_gpu: str
+    """``FTPLATFORM_GPU``: the hardware catalogue's entry that ``gpu: auto`` means, and that payloads on this machine get."""
+    gpu_image: str | None
+    """``FTPLATFORM_GPU_IMAGE``: image of the pods of GPU assets, with the ``train`` extra; a recipe's or plan's own image wins."""
+    training_slots: int
+    """``FTPLATFORM_TRAINING_SLOTS``: training payloads at a time on this deployment (the Dagster pool's limit)."""
+    threads: int
+    """``FTPLATFORM_THREADS``: torch threads of a payload. 1 by default: OpenMP collapses when processes share cores."""
+    payload_python: str | None
+    """``FTPLATFORM_PAYLOAD_PYTHON``: interpreter with the ``train`` extra; default is the running one."""
+    lease_seconds: int
+    """``FTPLATFORM_LEASE_SECONDS``: how long a model line stays taken after its holder's last sign of life."""
+
+
+def _whole(env: Mapping[str, str], name: str, default: int, least: int) -> int:
+    text = env.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise InvalidConfig(f"{name}={text!r}: accepted is a whole number from {least}")
+    return int(text)
+
+
+def _one_of(env: Mapping[str, str], name: str, *allowed: str) -> str:
+    text = env.get(name, allowed[0])
+    if text not in allowed:
+        raise InvalidConfig(f"{name}={text!r}: accepted are {', '.join(allowed)}")
+    return text
+
+
+def load_settings(env: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings.
+
+    Raises:
+        InvalidConfig: naming the variable, what was found and what is accepted.
+    """
+    env = os.environ if env is None else env
+    home = Path(env.get("FTPLATFORM_HOME") or PROJECT / ".ftplatform").expanduser().absolute()
+    return Settings(
+        home=home,
+        uploads=Path(env.get("FTPLATFORM_UPLOADS") or home / "uploads").expanduser().absolute(),
+        store=StoreAddress(
+            url=env.get("FTPLATFORM_STORE") or (home / "store").as_uri(), endpoint=env.get("FTPLATFORM_S3_ENDPOINT")
+        ),
+        catalog_url=env.get("FTPLATFORM_CATALOG") or f"sqlite:///{home / 'catalog.db'}",
+        tracking_uri=env.get("FTPLATFORM_TRACKING") or f"sqlite:///{home / 'mlflow.db'}",
+        serving_url=env.get("FTPLATFORM_SERVING") or "http://127.0.0.1:8100",
+        executor=_one_of(env, "FTPLATFORM_EXECUTOR", "local", "k8s"),
+        hardware=Path(env["FTPLATFORM_HARDWARE"]) if env.get("FTPLATFORM_HARDWARE") else None,
+        default_gpu=env.get("FTPLATFORM_GPU") or "cpu",
+        gpu_image=env.get("FTPLATFORM_GPU_IMAGE") or None,
+        training_slots=_whole(env, "FTPLATFORM_TRAINING_SLOTS", 1, 1),
+        threads=_whole(env, "FTPLATFORM_THREADS", 1, 1),
+        payload_python=env.get("FTPLATFORM_PAYLOAD_PYTHON"),
+        lease_seconds=_whole(env, "FTPLATFORM_LEASE_SECONDS", 120, 10),
+    )
