@@ -1,0 +1,116 @@
+"""Dagster's Kubernetes executor, with each GPU asset's pod placed by its partition's plan.
+
+Tags on an op are static, so they cannot know the partition; run tags are not handed to step pods, and would have to be
+set by every door a run can come through. The step handler is the one place they all pass.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterEvent, multiple_process_executor_requirements
+from dagster._core.definitions.executor_definition import ExecutorDefinition
+from dagster._core.execution.plan.objects import StepFailureData
+from dagster._core.executor.base import Executor
+from dagster._core.executor.init import InitExecutorContext
+from dagster._core.executor.step_delegating import StepDelegatingExecutor, StepHandlerContext
+from dagster._core.storage.dagster_run import DagsterRun
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
+from dagster._utils.error import serializable_error_info_from_exc_info
+from dagster_k8s import k8s_job_executor
+from dagster_k8s.container_context import K8sContainerContext
+from dagster_k8s.executor import K8sStepHandler
+from dagster_k8s.job import UserDefinedDagsterK8sConfig
+
+from ftplatform.core.errors import FtError, InvalidKey
+from ftplatform.launchers.placement import Placer
+
+
+def partition_of(run: DagsterRun) -> str | None:
+    """The one partition of a run; None for a run without partitions.
+
+    Raises:
+        InvalidKey: the run covers several partitions. A step has one pod and a pod one placement, so running them would
+            put some partition on hardware its plan does not say; Dagster's own default, a backfill with a run per
+            partition, is not affected.
+    """
+    if key := run.tags.get(PARTITION_NAME_TAG):
+        return key
+    first, last = run.tags.get(ASSET_PARTITION_RANGE_START_TAG), run.tags.get(ASSET_PARTITION_RANGE_END_TAG)
+    if first is not None and first == last:
+        return first
+    if first is not None or last is not None or run.partitions_subset is not None:
+        raise InvalidKey(
+            f"run {run.run_id} covers a range of partitions ({first!r} to {last!r}), and a pod has the hardware of "
+            "one: launch a backfill with one run per partition"
+        )
+    return None
+
+
+class PlacementStepHandler(K8sStepHandler):
+    """Dagster's step handler; ``base`` is one that Dagster built from the executor's configuration.
+
+    Taking over its state, instead of repeating its construction, keeps every option of ``k8s_job_executor`` working.
+    """
+
+    def __init__(self, base: K8sStepHandler, placer: Placer) -> None:
+        self.__dict__.update(base.__dict__)
+        self._placer = placer
+        self._placed: dict[str, K8sContainerContext] = {}
+
+    @property
+    def name(self) -> str:
+        return "PlacementStepHandler"
+
+    def launch_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
+        """Look up the placement, then create the Job.
+
+        A mistake of a customer (unknown recipe, too many GPUs) fails the step. Raising it would end the run as a crash
+        of the executor, which the daemon starts again. Any other exception is left to do exactly that.
+        """
+        step_key = self._get_step_key(step_handler_context)
+        step_context = step_handler_context.get_step_context(step_key)
+        run = step_handler_context.dagster_run
+        try:
+            config = self._placer.config_for(step_context.step.op_name, partition_of(run), run.tags)
+        except FtError:
+            error = serializable_error_info_from_exc_info(sys.exc_info())
+            yield DagsterEvent.step_failure_event(
+                step_context,
+                StepFailureData(error=error, user_failure_data=None),
+                message=f'Step "{step_key}" cannot be placed: {error.message.strip()}',
+            )
+            return
+        self._placed[step_key] = K8sContainerContext(run_k8s_config=UserDefinedDagsterK8sConfig.from_dict(config))
+        yield from super().launch_step(step_handler_context)
+
+    def _get_container_context(self, step_handler_context: StepHandlerContext) -> K8sContainerContext:
+        """Merged last, so that a plan's hardware wins. Health checks and termination pass here too and need only the
+        namespace: they never look a placement up, so a store that is away cannot keep a GPU pod alive."""
+        context = super()._get_container_context(step_handler_context)
+        placed = self._placed.get(self._get_step_key(step_handler_context))
+        return context.merge(placed) if placed else context
+
+
+def ft_k8s_executor(placer: Placer) -> ExecutorDefinition:
+    """``k8s_job_executor`` with placement: same name, same configuration."""
+
+    @dg.executor(
+        name="k8s",
+        config_schema=k8s_job_executor.config_schema,
+        requirements=multiple_process_executor_requirements(),
+    )
+    def placed_k8s(init_context: InitExecutorContext) -> Executor:
+        create: Any = k8s_job_executor.executor_creation_fn
+        executor: StepDelegatingExecutor = create(init_context)
+        executor._step_handler = PlacementStepHandler(executor._step_handler, placer)
+        return executor
+
+    return placed_k8s

@@ -1,0 +1,1 @@
+"""The planner: model shapes, memory, duration and price in closed form, without torch."""
