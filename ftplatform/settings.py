@@ -37,7 +37,7 @@ class Settings:
     default_gpu: str
     """``FTPLATFORM_GPU``: the hardware catalogue's entry that ``gpu: auto`` means, and that payloads on this machine get."""
     gpu_image: str | None
-    """``FTPLATFORM_GPU_IMAGE``: image of the pods of GPU assets, with the ``train`` extra; a recipe's or plan's own image wins."""
+    """``FTPLATFORM_GPU_IMAGE``: image of the pods of GPU assets, with the ``train`` extra; a plan's own image wins."""
     training_slots: int
     """``FTPLATFORM_TRAINING_SLOTS``: training payloads at a time on this deployment (the Dagster pool's limit)."""
     threads: int

@@ -52,7 +52,7 @@ def _recipe(rate: float = 0.1, version: int = 1):
 def test_many_processes_can_open_a_new_catalog_at_once(url: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         for catalog in pool.map(lambda _: open_catalog(url), range(8)):
-            assert catalog.jobs.list() == []
+            assert catalog.jobs.all() == []
 
 
 def test_the_migrations_make_exactly_the_tables(catalog: Catalog) -> None:

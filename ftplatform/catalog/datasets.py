@@ -37,7 +37,8 @@ class Datasets(Part):
             raise NotFound(
                 f"dataset {key} is unknown: push one with `ft dataset push {key} FILE...` or drop files into its uploads folder"
             )
-        return row[0]
+        digest: str | None = row.curated
+        return digest
 
     def set_curated(self, key: DatasetKey, digest: str) -> None:
         with self.engine.begin() as db:

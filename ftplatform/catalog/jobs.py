@@ -60,7 +60,7 @@ class Jobs(Part):
             raise NotFound(f"job {job!r} is unknown: `ft jobs` lists them")
         return dict(row._mapping)
 
-    def list(self, line: LineKey | None = None) -> list[dict[str, Any]]:
+    def all(self, line: LineKey | None = None) -> list[dict[str, Any]]:
         """Newest first."""
         query = select(jobs).order_by(jobs.c.created_at.desc())
         if line is not None:

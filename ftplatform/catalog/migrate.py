@@ -15,9 +15,9 @@ _POSTGRES_LOCK = 7_301_855_210_111
 
 def migrate(engine: Engine) -> None:
     with engine.begin() as connection:
-        if inspect(connection).has_table("alembic_version"):
-            if connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == HEAD:
-                return
+        made = inspect(connection).has_table("alembic_version")
+        if made and connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == HEAD:
+            return
     from alembic import command
     from alembic.config import Config
 

@@ -159,6 +159,8 @@ def _span(hours: tuple[float, float]) -> str:
 def _checks(recipe: Recipe, plan: Plan, device: Hardware, shape: ModelShape, batch_divides: bool) -> list[CheckResult]:
     budget = recipe.hardware.max_price
     length_fits = plan.training.max_length <= shape.max_length
+    one_node = plan.placement.gpus <= device.kubernetes.max_per_pod
+    spot_ok = not plan.placement.spot or device.price.spot is not None
     replay_ok = recipe.replay == 0 or plan.base.replay is not None
     problems = [
         *(

@@ -1,0 +1,18 @@
+"""The asset graph: each file reads manifests, calls one function, writes a manifest and reports numbers."""
+
+from ftplatform.assets.adapter import adapter
+from ftplatform.assets.base_model import base_model, base_model_scores
+from ftplatform.assets.curated_dataset import curated_dataset
+from ftplatform.assets.deployment import deployment
+from ftplatform.assets.eval_report import eval_report
+from ftplatform.assets.raw_dataset import raw_dataset
+from ftplatform.assets.registry_entry import registry_entry
+from ftplatform.assets.tokenized_shards import tokenized_shards
+from ftplatform.assets.training_plan import training_plan
+
+DATA = [raw_dataset, curated_dataset]
+BASE = [base_model, base_model_scores]
+LINE = [training_plan, tokenized_shards, adapter, eval_report, registry_entry, deployment]
+ALL = [*DATA, *BASE, *LINE]
+
+__all__ = ["ALL", "BASE", "DATA", "LINE"]

@@ -1,0 +1,134 @@
+"""``adapter``: the trained weights."""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from ftplatform.assets.curves import loss_curve
+from ftplatform.assets.line import LineRun, line_run
+from ftplatform.assets.payloads import run_payload
+from ftplatform.assets.reporting import check_specs, picture, result, to_dagster
+from ftplatform.core.checks import CheckResult, blocking
+from ftplatform.core.digests import digest_json
+from ftplatform.core.manifests import Adapter, TokenizedShards
+from ftplatform.core.payload import Tracking, TrainSpec
+from ftplatform.core.plan import Plan
+from ftplatform.partitions import lines
+from ftplatform.planning.job_plan import steps_for
+from ftplatform.resources import Platform
+from ftplatform.store.cache import cache_key, cached, code_digest
+
+
+@dg.asset(
+    partitions_def=lines,
+    group_name="training",
+    owners=["team:post-training"],
+    kinds={"pytorch", "huggingface"},
+    pool="training",
+    check_specs=check_specs(
+        "adapter",
+        lines,
+        {
+            "loss_finite": "every loss is a finite number",
+            "bytes_match": "the stored weights are those the manifest names",
+        },
+    ),
+)
+def adapter(
+    context: dg.AssetExecutionContext, platform: Platform, training_plan: Plan, tokenized_shards: TokenizedShards
+) -> Iterator[object]:
+    """Trained weights (LoRA or full) by content, with the loss curve, speed, memory and the cost of making them."""
+    with line_run(context, platform) as run:
+        parts = run.parts
+        spec = _spec(run, training_plan, tokenized_shards)
+        made, reused = cached(parts.store, "train", spec.key, lambda: _train(context, run, spec))
+        numbers, artifacts = made["numbers"], made["artifacts"]
+        metrics = [json.loads(line) for line in parts.store.get_bytes(artifacts["metrics"]).splitlines()]
+        checks = _checks(metrics, numbers, run, artifacts["weights"])
+        for check in checks:
+            yield to_dagster(check)
+        if stopped := blocking(checks):
+            raise dg.Failure(description="; ".join(c.message for c in stopped), allow_retries=False)
+        manifest = Adapter(
+            kind=training_plan.parameterisation,
+            weights=artifacts["weights"],
+            base=training_plan.base.key,
+            base_weights=training_plan.base.weights,
+            steps=spec.steps,
+            tokens=int(numbers["tokens"]),
+            final_loss=numbers["final_loss"],
+            template=tokenized_shards.template,
+            fingerprint=artifacts["fingerprint"],
+        )
+        rate = parts.hardware.get(training_plan.placement.gpu).hourly(
+            gpus=training_plan.placement.gpus, spot=training_plan.placement.spot
+        )
+        if reused:
+            context.log.info("Same data, base, recipe and code: the weights are there already, nothing was trained.")
+        yield result(
+            manifest,
+            {
+                **{name: round(value, 6) for name, value in numbers.items()},
+                "cost": f"{numbers['seconds'] / 3600 * rate:.6f} {training_plan.currency}",
+                "loss": picture(loss_curve(metrics), "loss per step"),
+                "mlflow run": made["run_name"],
+                "weights": manifest.weights,
+            },
+            reused=reused,
+        )
+
+
+def _spec(run: LineRun, plan: Plan, shards: TokenizedShards) -> TrainSpec:
+    settings = run.parts.settings
+    work: dict[str, Any] = {
+        "base_weights": plan.base.weights,
+        "shards": {name: digest for name, digest in shards.shards.items() if shards.sequences[name] and name != "test"},
+        "max_length": shards.max_length,
+        "method": plan.method,
+        "parameterisation": plan.parameterisation,
+        "lora": plan.lora.model_dump(),
+        "training": plan.training.model_dump(),
+        "micro_batch": plan.micro_batch,
+        "accumulation": plan.accumulation,
+        "steps": steps_for(
+            shards.sequences["train"], plan.training.batch_size, plan.training.epochs, plan.training.max_steps
+        ),
+        "threads": settings.threads,
+    }
+    key = cache_key("train", code=code_digest("training/__main__"), inputs=work)
+    tracking = Tracking(
+        uri=settings.tracking_uri,
+        experiment=str(run.line.dataset),
+        run_name=f"{run.line.recipe} {key[:8]}",
+        tags={"ft.line": str(run.line), "ft.job": run.job, "ft.data": plan.curated.content_digest},
+    )
+    return TrainSpec(key=key, store=settings.store, tracking=tracking, **work)
+
+
+def _train(context: dg.AssetExecutionContext, run: LineRun, spec: TrainSpec) -> dict[str, Any]:
+    outcome = run_payload(context, run.parts, spec, stage="training", job=run.job, keep_alive=run.keep_alive)
+    assert spec.tracking is not None
+    return {"artifacts": outcome.artifacts, "numbers": outcome.numbers, "run_name": spec.tracking.run_name}
+
+
+def _checks(metrics: list[dict[str, Any]], numbers: dict[str, float], run: LineRun, weights: str) -> list[CheckResult]:
+    losses = [line["loss"] for line in metrics if "loss" in line]
+    finite = bool(losses) and all(math.isfinite(loss) for loss in losses)
+    tree = run.parts.store.tree(weights)
+    matches = digest_json(tree.model_dump(mode="json")) == weights and all(
+        run.parts.store.has(f.digest) for f in tree.files
+    )
+    return [
+        CheckResult(
+            "loss_finite",
+            finite,
+            f"{len(losses)} steps, first loss {losses[0]:.4g}, last {losses[-1]:.4g}"
+            if finite
+            else "a loss is missing or not finite",
+            numbers={"final_loss": numbers["final_loss"]},
+        ),
+        CheckResult("bytes_match", matches, f"{len(tree.files)} files, tree {weights[:12]}"),
+    ]

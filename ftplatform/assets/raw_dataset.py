@@ -1,0 +1,133 @@
+"""``raw_dataset``: an upload as received, hashed, with every bad row reported."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import yaml
+
+from ftplatform.assets.reporting import check_specs, readable_failures, result, to_dagster
+from ftplatform.core.checks import CheckResult
+from ftplatform.core.dataset_config import FILE_NAME, DatasetConfig, parse_dataset_config
+from ftplatform.core.errors import InvalidConfig, NotFound
+from ftplatform.core.ids import DatasetKey, RecipeKey
+from ftplatform.core.manifests import RawDataset, SourceFile
+from ftplatform.core.rows import rows_to_jsonl
+from ftplatform.data.ingest import Ingested, ingest
+from ftplatform.data.problems import FILE_CODES
+from ftplatform.data.report import RowReport
+from ftplatform.data.tables import markdown_table, sample_table
+from ftplatform.partitions import datasets
+from ftplatform.resources import Platform
+from ftplatform.resources.jobs import UPLOAD_TAG
+from ftplatform.resources.platform import Parts
+
+
+@dg.asset(
+    partitions_def=datasets,
+    group_name="data",
+    owners=["team:data-platform"],
+    kinds={"file", "json"},
+    check_specs=check_specs(
+        "raw_dataset",
+        datasets,
+        {
+            "settings_valid": "dataset.yaml can be used, and the recipes it names exist",
+            "readable": "every file can be read as UTF-8 text of a known format",
+            "rows_valid": "no more bad rows than dataset.yaml tolerates; every bad row is listed with line, field and fix",
+        },
+    ),
+)
+def raw_dataset(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[object]:
+    """The customer's files of one upload: what arrived, in which format, and what is wrong with it row by row."""
+    with readable_failures():
+        parts = platform.parts
+        key = DatasetKey.parse(context.partition_key)
+        tag = context.run.tags.get(UPLOAD_TAG)
+        upload = parts.catalog.datasets.get_upload(key, int(tag) if tag else None)
+        files = [SourceFile.model_validate(file) for file in upload["files"]]
+
+        config, settings_check = _settings(parts, files)
+        if not settings_check.passed:
+            parts.catalog.datasets.judge(upload["seq"], "refused", settings_check.message, None)
+            yield to_dagster(settings_check)
+            raise dg.Failure(
+                description=f"Upload {upload['seq']} refused: {settings_check.message}", allow_retries=False
+            )
+        yield to_dagster(settings_check)
+
+        found = ingest([(file.name, parts.store.path(file.digest)) for file in files if file.name != FILE_NAME], config)
+        report = parts.store.put_bytes(found.report.to_jsonl())
+        for check in _row_checks(found.report):
+            yield to_dagster(check)
+        context.log.info(found.report.summary())
+        if found.report.refused:
+            parts.catalog.datasets.judge(upload["seq"], "refused", found.report.summary(), report)
+            raise dg.Failure(
+                description=f"Upload {upload['seq']}. {found.report.summary()}",
+                metadata={"findings": dg.MetadataValue.md(found.report.markdown()), "report": report},
+                allow_retries=False,
+            )
+        yield result(_manifest(parts, key, files, config, found, report), _metadata(upload["seq"], files, found))
+
+
+def _settings(parts: Parts, files: list[SourceFile]) -> tuple[DatasetConfig, CheckResult]:
+    """dataset.yaml of the upload, or the defaults; recipes are looked up now, because later nobody is there to mend a typo."""
+    yaml_file = next((file for file in files if file.name == FILE_NAME), None)
+    try:
+        value = yaml.safe_load(parts.store.get_bytes(yaml_file.digest)) if yaml_file else None
+        config = parse_dataset_config(value)
+        for recipe in config.train_with:
+            parts.catalog.recipes.get(RecipeKey.parse(recipe))
+    except (InvalidConfig, NotFound, yaml.YAMLError, UnicodeDecodeError) as error:
+        return DatasetConfig(), CheckResult("settings_valid", False, message=f"{FILE_NAME}: {error}")
+    message = f"{FILE_NAME} is valid" if yaml_file else f"no {FILE_NAME}: every default holds"
+    return config, CheckResult("settings_valid", True, message=message)
+
+
+def _row_checks(report: RowReport) -> list[CheckResult]:
+    files = [finding for finding in report.errors if finding.line == 0 or finding.code in FILE_CODES]
+    rows_valid = report.bad_rows <= report.max_bad_rows
+    return [
+        CheckResult(
+            "readable",
+            not files,
+            message="; ".join(f"{f.file}: {f.found}" for f in files) or f"{len(report.files)} file(s), {report.format}",
+            rows=[f.to_json() for f in files],
+        ),
+        CheckResult(
+            "rows_valid",
+            rows_valid,
+            message=f"{report.bad_rows} of {report.read} rows are bad, {report.max_bad_rows} may be",
+            numbers={"bad_rows": report.bad_rows, "max_bad_rows": report.max_bad_rows, "rows": report.read},
+            rows=[f.to_json() for f in report.errors if f.line][:20],
+        ),
+    ]
+
+
+def _manifest(
+    parts: Parts, key: DatasetKey, files: list[SourceFile], config: DatasetConfig, found: Ingested, report: str
+) -> RawDataset:
+    return RawDataset(
+        dataset=str(key),
+        files=tuple(files),
+        format=found.report.format,
+        rows=len(found.rows) + len(found.test_rows),
+        bad_rows=found.report.bad_rows,
+        report=report,
+        canonical=parts.store.put_bytes(rows_to_jsonl(found.rows)),
+        test_canonical=parts.store.put_bytes(rows_to_jsonl(found.test_rows)) if found.test_rows else None,
+        config=parts.store.put_json(config.model_dump(mode="json")),
+    )
+
+
+def _metadata(seq: int, files: list[SourceFile], found: Ingested) -> dict[str, object]:
+    return {
+        "upload": seq,
+        "rows": len(found.rows) + len(found.test_rows),
+        "bad_rows": found.report.bad_rows,
+        "format": found.report.format,
+        "bytes": sum(file.size for file in files),
+        "files": dg.MetadataValue.md(markdown_table([file.model_dump() for file in files])),
+        "findings": dg.MetadataValue.md(found.report.markdown()),
+        "first rows": dg.MetadataValue.md(sample_table(found.rows)),
+    }

@@ -1,0 +1,139 @@
+"""From shipped suite folders and held-out rows to suites in the store, named by digest. Control plane: no torch.
+
+A suite's digest is that of its stored ``SuiteSpec``, which names the items by digest: a plan that pins it evaluates
+the same items on the same terms even when the package is upgraded between planning and evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from ftplatform.core.dataset_config import HELDOUT_SUITE, problems
+from ftplatform.core.errors import DataRefused, InvalidConfig, NotFound
+from ftplatform.core.frozen import Frozen
+from ftplatform.core.payload import SuiteSpec
+from ftplatform.core.plan import PinnedSuite
+from ftplatform.core.rows import Row
+from ftplatform.data.text import normalise
+from ftplatform.evaluation.items import Item, Kind, Turn, dump_items, parse_items
+from ftplatform.evaluation.margins import margin_of
+from ftplatform.store.base import ObjectStore
+
+FOLDER = Path(__file__).parent / "suites"
+
+
+class SuiteDefinition(Frozen):
+    """``suite.yaml`` of a shipped suite."""
+
+    name: str
+    kind: Kind
+    description: str
+    max_new_tokens: int = Field(32, ge=1)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSuite:
+    spec: SuiteSpec
+    digest: str
+    n: int
+
+    def pinned(self, margins: Mapping[str, float]) -> PinnedSuite:
+        """As a plan pins it, with the dataset's margin or the platform's."""
+        return PinnedSuite(name=self.spec.name, digest=self.digest, margin=margin_of(self.spec.name, margins), n=self.n)
+
+
+def platform_suites() -> tuple[str, ...]:
+    """Names of the suites in the package, sorted."""
+    return tuple(sorted(path.parent.name for path in FOLDER.glob("*/suite.yaml")))
+
+
+def publish_suite(store: ObjectStore, name: str) -> StoredSuite:
+    """Put a shipped suite into the store.
+
+    Raises:
+        NotFound: no suite of that name; the message lists the known ones.
+    """
+    definition, items = read_suite(name)
+    return _publish(store, name, items, definition.max_new_tokens)
+
+
+def publish_heldout(store: ObjectStore, rows: Sequence[Row], max_new_tokens: int) -> StoredSuite:
+    """Put the suite of a dataset's own test rows into the store: greedy answer against each row's last assistant turn.
+
+    Raises:
+        DataRefused: no rows, or a row without an assistant turn.
+    """
+    # Rows with one hash are one conversation: counting it twice would claim more evidence than there is.
+    items = list({item.id: item for item in map(heldout_item, rows)}.values())
+    if not items:
+        raise DataRefused(
+            "the dataset has no test rows, so nothing can show that a model learned it: raise split.test in "
+            "dataset.yaml, name test_files, or upload more rows"
+        )
+    return _publish(store, HELDOUT_SUITE, items, max_new_tokens)
+
+
+def heldout_item(row: Row) -> Item:
+    """The prompt is every turn before the last assistant turn; the id is the row's hash."""
+    last = max((i for i, message in enumerate(row.messages) if message.role == "assistant"), default=0)
+    if last == 0:
+        raise DataRefused(
+            f"test row {row.source}: there is no assistant turn with a turn before it, so nothing can be asked"
+        )
+    turns: list[Any] = [Turn.model_validate({"role": m.role, "content": m.content}) for m in row.messages[:last]]
+    return Item(id=row.hash, messages=tuple(turns), reference=row.messages[last].content, tags=row.tags)
+
+
+def pinned_spec(store: ObjectStore, pinned: PinnedSuite) -> SuiteSpec:
+    """The suite a plan pinned, from the store."""
+    return SuiteSpec.model_validate(store.get_json(pinned.digest))
+
+
+def suite_items(store: ObjectStore, spec: SuiteSpec) -> list[Item]:
+    return parse_items(store.get_bytes(spec.items), spec.kind, f"suite {spec.name!r}")
+
+
+@cache
+def suite_prompts() -> frozenset[str]:
+    """The last user turn of every item of every shipped suite, in the form of ``ftplatform.data.text.normalise``."""
+    return frozenset(
+        normalise(turn.content)
+        for name in platform_suites()
+        for item in read_suite(name)[1]
+        for turn in [t for t in item.messages if t.role == "user"][-1:]
+    )
+
+
+@cache
+def read_suite(name: str) -> tuple[SuiteDefinition, tuple[Item, ...]]:
+    """Definition and items of a shipped suite.
+
+    Raises:
+        NotFound: no such suite.
+        InvalidConfig: suite.yaml cannot be used or bears another name than its folder.
+    """
+    if name not in platform_suites():
+        raise NotFound(f"there is no evaluation suite {name!r}: known are {', '.join(platform_suites()) or 'none'}")
+    where = f"suites/{name}/suite.yaml"
+    try:
+        definition = SuiteDefinition.model_validate(yaml.safe_load((FOLDER / name / "suite.yaml").read_text("utf-8")))
+    except ValidationError as error:
+        raise InvalidConfig(f"{where} cannot be used:\n{problems(error)}") from error
+    if definition.name != name:
+        raise InvalidConfig(f"{where} says name: {definition.name}; accepted is the folder's name, {name}")
+    data = (FOLDER / name / "items.jsonl").read_bytes()
+    return definition, tuple(parse_items(data, definition.kind, f"suites/{name}/items.jsonl"))
+
+
+def _publish(store: ObjectStore, name: str, items: Sequence[Item], max_new_tokens: int) -> StoredSuite:
+    spec = SuiteSpec(
+        name=name, kind=items[0].kind, items=store.put_bytes(dump_items(list(items))), max_new_tokens=max_new_tokens
+    )
+    return StoredSuite(spec, store.put_json(spec.model_dump(mode="json")), len(items))

@@ -1,0 +1,73 @@
+"""What an attempt's folder tells: its process, its newest progress, its allowed silence, its result, its log."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ftplatform.core.payload import HEARTBEAT_FILE, PROGRESS_FILE, RESULT_FILE, PayloadResult
+from ftplatform.launchers.base import Handle
+from ftplatform.launchers.processes import Process, parse_stat
+
+LOG_FILE = "log.txt"
+PROCESS_FILE = "process"
+
+
+def leader(handle: Handle) -> Process | None:
+    path = handle.folder / PROCESS_FILE
+    return parse_stat(path.read_text()) if path.exists() else None
+
+
+def read_result(handle: Handle) -> PayloadResult | None:
+    """The payload's result; where rank 0 only saw its peers go, what the rank that failed first says is taken
+    instead.
+    """
+    path = handle.folder / RESULT_FILE
+    if not path.exists():
+        return None
+    result = PayloadResult.model_validate_json(path.read_text())
+    if result.outcome == "failed":
+        for report in sorted(handle.folder.glob("error-rank*.txt")):
+            text = report.read_text()
+            if text.startswith("out_of_memory: "):
+                return result.model_copy(
+                    update={"outcome": "out_of_memory", "message": f"{report.stem}: {text.strip()}"}
+                )
+    return result
+
+
+def last_progress(folder: Path) -> dict[str, Any]:
+    """The newest whole line; the one being written has no line break yet."""
+    path = folder / PROGRESS_FILE
+    if not path.exists():
+        return {}
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - 8192))
+        lines = stream.read().split(b"\n")[:-1]
+    newest: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+    return newest
+
+
+def announced_silence(folder: Path) -> float:
+    """Seconds the payload said it may be silent; 0 while it is writing the file, which is a sign of life itself."""
+    return float((folder / HEARTBEAT_FILE).read_text().strip() or 0)
+
+
+def read_log(folder: Path, last: int | None = None) -> str:
+    """Standard output and error; the ``last`` lines or all."""
+    path = folder / LOG_FILE
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return text if last is None else "\n".join(text.splitlines()[-last:])
+
+
+def write_failure(handle: Handle, why: str) -> PayloadResult:
+    """Put down how it ended, so that everybody who asks hears the same; only for a payload that is proven dead."""
+    tail = read_log(handle.folder, last=12)
+    message = f"attempt {handle.attempt}: {why}; a retry helps. Last log lines:\n{tail}"
+    result = PayloadResult(outcome="failed", message=message)
+    temporary = handle.folder / f"{RESULT_FILE}.launcher"
+    temporary.write_text(result.model_dump_json(indent=1))
+    os.replace(temporary, handle.folder / RESULT_FILE)
+    return result

@@ -1,0 +1,263 @@
+"""Payloads as processes of this machine. They outlive whoever started them and are found again by their key.
+
+<root>/<kind>-<16 characters of the key>/lock        held while an attempt is being started
+<root>/<kind>-<16 characters of the key>/0001/       one folder per attempt: the payload's files, its log, its process
+<root>/starts.jsonl                                  a line per started payload
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from ftplatform.core.errors import Conflict, InvalidConfig
+from ftplatform.core.payload import (
+    HEARTBEAT_FILE,
+    MODULES,
+    RESULT_FILE,
+    SPEC_FILE,
+    PayloadResult,
+    PayloadSpec,
+)
+from ftplatform.launchers.base import Handle, Running, Status, wait_for
+from ftplatform.launchers.environment import MARK, clean_environment
+from ftplatform.launchers.folder import (
+    LOG_FILE,
+    PROCESS_FILE,
+    announced_silence,
+    last_progress,
+    leader,
+    read_log,
+    read_result,
+    write_failure,
+)
+from ftplatform.launchers.processes import Process, marked, send, wait_until_gone
+from ftplatform.store import ObjectStore, open_store
+from ftplatform.store.payload_io import ATTEMPT_FILE, START_SILENCE, fence_name
+
+HEARTBEAT_TIMEOUT = 120.0
+"""Seconds without a sign of life, when the payload has not announced a longer silence."""
+_END_SECONDS = 15.0
+"""What torchrun may take to end after the result is there."""
+# The child writes down who it is before anything else can know, while it holds the lock as its standard input: a
+# submitter that is killed right after the start leaves no unknown process behind. ``exec`` keeps pid and start time and
+# lets the lock go.
+_SHIM = (
+    f'read -r stat </proc/$$/stat; echo "$stat" >{PROCESS_FILE}.tmp; mv {PROCESS_FILE}.tmp {PROCESS_FILE}; '
+    'exec "$@" </dev/null'
+)
+
+
+class LocalLauncher:
+    """``python`` is an interpreter with the ``train`` extra, default the running one; ``processes`` are ranks of a
+    training.
+
+    ``command`` replaces the command line of a payload, for tests.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        python: str | None = None,
+        heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
+        *,
+        processes: int = 1,
+        kill_grace: float = 10.0,
+        command: Callable[[PayloadSpec, Path], list[str]] | None = None,
+    ) -> None:
+        if not Path("/proc/self/stat").exists():
+            raise InvalidConfig("the local launcher tells processes apart by /proc, which this system lacks: use Linux")
+        self._root = root.absolute()
+        self._python = python or sys.executable
+        self._timeout, self._kill_grace = heartbeat_timeout, kill_grace
+        self._processes = processes
+        self._command = command or self._default_command
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._beats: dict[Path, tuple[float, float]] = {}
+
+    # The five operations
+
+    def submit(self, spec: PayloadSpec, attempt: int | None = None) -> Handle:
+        """See ``Launcher``.
+
+        Raises:
+            Conflict: the first 16 characters of the key belong to another payload.
+        """
+        place = self._root / f"{spec.kind}-{spec.key[:16]}"
+        place.mkdir(parents=True, exist_ok=True)
+        with self._locked(place) as lock:
+            latest = self._latest(place, spec)
+            store = open_store(spec.store)
+            if latest:
+                status = self.status(latest)
+                if isinstance(status, Running):
+                    return latest
+                if attempt is not None and latest.attempt >= attempt:
+                    return latest
+                if attempt is None and status.outcome == "done" and all(map(store.has, status.artifacts.values())):
+                    return latest
+            number = max(attempt or 1, latest.attempt + 1 if latest else 1, _token(store, spec) + 1)
+            return self._start(spec, place, number, store, lock)
+
+    def status(self, handle: Handle) -> Status:
+        self._reap()
+        result, living = read_result(handle), self._living(handle)
+        if result:
+            if living and time.time() - (handle.folder / RESULT_FILE).stat().st_mtime < _END_SECONDS:
+                return Running(last_progress(handle.folder))
+            self._kill(handle)
+            return result
+        if living and not self._hangs(handle):
+            return Running(last_progress(handle.folder))
+        if living:
+            silence = self._limit(handle.folder)
+            for process in self._workers(handle):
+                send(process, signal.SIGUSR1)
+            time.sleep(1.0)
+            self._stop(handle, self._kill_grace)
+            why = f"no sign of life for {silence:.0f} s; its stacks are in the log and it was killed"
+        else:
+            self._kill(handle)
+            why = "the process ended without a result (killed from outside, by the kernel for memory, or a crash)"
+        # It may have ended by itself between our two looks. That our own SIGTERM ended a hanging one is no news.
+        result = read_result(handle)
+        return result if result and result.outcome != "preempted" else write_failure(handle, why)
+
+    def logs(self, handle: Handle, last: int | None = None) -> str:
+        return read_log(handle.folder, last)
+
+    def cancel(self, handle: Handle, grace: float = 60.0) -> None:
+        self._stop(handle, grace)
+
+    def wait(
+        self,
+        handle: Handle,
+        on_progress: Callable[[dict[str, Any]], None],
+        should_cancel: Callable[[], bool],
+        poll: float = 1.0,
+        grace: float = 60.0,
+    ) -> PayloadResult:
+        return wait_for(self, handle, on_progress, should_cancel, poll, grace)
+
+    # Starting
+
+    def _default_command(self, spec: PayloadSpec, path: Path) -> list[str]:
+        module = ["-m", MODULES[spec.kind], str(path)]
+        if spec.kind != "train":
+            return [self._python, *module]
+        # Loopback by number: a machine without a network, or with an odd host name, trains as well.
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--max-restarts", "0"]
+        return [self._python, *torchrun, "--nproc-per-node", str(self._processes), *module]
+
+    def _start(self, spec: PayloadSpec, place: Path, number: int, store: ObjectStore, lock: IO[bytes]) -> Handle:
+        for old in place.glob("*/work"):
+            shutil.rmtree(old)
+        if spec.kind == "train":
+            store.put_doc(fence_name(spec.key), {"token": number})
+        folder = place / f"{number:04d}"
+        folder.mkdir()
+        (folder / SPEC_FILE).write_text(spec.model_dump_json(indent=1))
+        (folder / ATTEMPT_FILE).write_text(json.dumps({"attempt": number}))
+        (folder / HEARTBEAT_FILE).write_text(f"{START_SILENCE:.0f}\n")
+        with (self._root / "starts.jsonl").open("a") as starts:
+            line = {"time": time.time(), "kind": spec.kind, "key": spec.key, "attempt": number}
+            starts.write(json.dumps(line) + "\n")
+        with (folder / LOG_FILE).open("ab") as log:
+            child = subprocess.Popen(
+                ["/bin/sh", "-c", _SHIM, "sh", *self._command(spec, folder / SPEC_FILE)],
+                cwd=folder,
+                env=clean_environment(os.environ, spec, folder, self._root / "cache"),
+                stdin=lock,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._children[child.pid] = child
+        while not (folder / PROCESS_FILE).exists() and child.poll() is None:
+            time.sleep(0.01)
+        return Handle(spec.kind, spec.key, number, folder)
+
+    @contextmanager
+    def _locked(self, place: Path) -> Iterator[IO[bytes]]:
+        # Let go by closing only: an explicit unlock would take it from the child that is still writing down who it is.
+        with (place / "lock").open("ab+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield lock
+
+    def _latest(self, place: Path, spec: PayloadSpec) -> Handle | None:
+        folders = sorted(path for path in place.iterdir() if path.name.isdigit())
+        if not folders:
+            return None
+        stored = folders[-1] / SPEC_FILE
+        if stored.exists() and (key := json.loads(stored.read_text())["key"]) != spec.key:
+            raise Conflict(f"{place} belongs to key {key}, not to {spec.key}; delete the folder", retry_helps=False)
+        return Handle(spec.kind, spec.key, int(folders[-1].name), folders[-1])
+
+    # Watching
+
+    def _living(self, handle: Handle) -> bool:
+        process = leader(handle)
+        return process is not None and process.alive
+
+    def _hangs(self, handle: Handle) -> bool:
+        """No new heartbeat for longer than allowed, by a clock that stands still while the machine sleeps."""
+        beat = (handle.folder / HEARTBEAT_FILE).stat().st_mtime
+        now = time.monotonic()
+        seen, since = self._beats.get(handle.folder, (beat - 1, now))
+        if beat != seen:
+            self._beats[handle.folder] = (beat, now)
+            return False
+        return now - since > self._limit(handle.folder)
+
+    def _limit(self, folder: Path) -> float:
+        """Seconds of silence allowed now: the payload's announcement or our own limit, the longer one."""
+        return max(self._timeout, announced_silence(folder))
+
+    # Ending
+
+    def _workers(self, handle: Handle) -> list[Process]:
+        """The processes to speak to: torchrun itself would give its workers 30 s, whatever the grace, and has no stacks
+        to show.
+        """
+        first, everyone = leader(handle), marked(MARK, str(handle.folder))
+        return [process for process in everyone if process != first] or everyone
+
+    def _stop(self, handle: Handle, grace: float) -> None:
+        for process in self._workers(handle):
+            send(process, signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        while time.monotonic() < deadline and marked(MARK, str(handle.folder)):
+            self._reap()
+            time.sleep(0.1)
+        self._kill(handle)
+
+    def _kill(self, handle: Handle) -> None:
+        """SIGKILL to all that is left, until nothing is; a process in uninterruptible sleep can outlast that."""
+        for _ in range(20):
+            left = marked(MARK, str(handle.folder))
+            if not left:
+                return
+            for process in left:
+                send(process, signal.SIGKILL)
+            self._reap()
+            wait_until_gone(MARK, str(handle.folder), 0.5)
+        raise Conflict(
+            f"processes {[one.pid for one in left]} of {handle.folder} do not die by SIGKILL; look at the machine"
+        )
+
+    def _reap(self) -> None:
+        self._children = {pid: child for pid, child in self._children.items() if child.poll() is None}
+
+
+def _token(store: ObjectStore, spec: PayloadSpec) -> int:
+    return int((store.find_doc(fence_name(spec.key)) or {"token": 0})["token"]) if spec.kind == "train" else 0

@@ -1,0 +1,63 @@
+"""Which job a run works for.
+
+"Latest of the partition" would mix two jobs of one line, so everything downstream of a plan is stored and loaded under the job's
+id. The id is the run tag ``ft/job``: given by whoever started the run, inherited by a re-execution, made by ``training_plan``
+where it is absent, and, for a run that starts further down, pinned to the job of the line's latest plan.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ftplatform.core.errors import NotFound
+from ftplatform.core.ids import LineKey
+from ftplatform.store import ObjectStore
+
+JOB_TAG = "ft/job"
+UPLOAD_TAG = "ft/upload"
+
+
+class RunInstance(Protocol):
+    """What is used of ``DagsterInstance``."""
+
+    def get_run_by_id(self, run_id: str) -> Any: ...
+    def add_run_tags(self, run_id: str, new_tags: dict[str, str]) -> None: ...
+
+
+def tagged_job(instance: RunInstance, run_id: str) -> str | None:
+    """The run's job as stored now; a step's own copy of the run may be older than the tag."""
+    run = instance.get_run_by_id(run_id)
+    job: str | None = run.tags.get(JOB_TAG) if run is not None else None
+    return job
+
+
+def pin_job(instance: RunInstance, run_id: str, job: str) -> None:
+    instance.add_run_tags(run_id, {JOB_TAG: job})
+
+
+def job_of(instance: RunInstance, run_id: str, store: ObjectStore, line: LineKey) -> str:
+    """The run's job; without the tag, the job of the line's latest plan, pinned from now on.
+
+    Raises:
+        NotFound: the line was never planned.
+    """
+    job = tagged_job(instance, run_id)
+    if job is None:
+        latest = store.find_doc(latest_doc("training_plan", str(line)))
+        if latest is None:
+            raise NotFound(
+                f"line {line} has no plan yet: materialize training_plan first, or run `ft train {line.dataset} {line.recipe}`"
+            )
+        job = str(latest["job"])
+        pin_job(instance, run_id, job)
+    return job
+
+
+def latest_doc(asset: str, partition: str) -> str:
+    """Name of the document that holds a partition's newest manifest."""
+    return f"latest/{asset}/{partition.replace('|', '/')}"
+
+
+def job_doc(job: str, asset: str) -> str:
+    """Name of the document that holds what ``asset`` made for ``job``."""
+    return f"jobs/{job}/{asset}"

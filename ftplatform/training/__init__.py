@@ -1,0 +1,3 @@
+"""The training payload: ``python -m ftplatform.training spec.json``. Imports torch; the control plane never imports
+this package.
+"""

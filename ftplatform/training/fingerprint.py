@@ -1,0 +1,41 @@
+"""The proof of identity that an engine repeats: greedy tokens of a fixed prompt and their log-probabilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from ftplatform.training.model import load_base
+from ftplatform.training.shards import Rows
+
+PROMPT_TOKENS = 16
+ANSWER_TOKENS = 16
+
+
+def probe_prompt(rows: Rows) -> list[int]:
+    """The first 16 tokens, or fewer, of the first document of the first row."""
+    ends = (rows.position_ids[0, 1:] == 0).nonzero()
+    length = int(ends[0]) + 1 if len(ends) else rows.input_ids.shape[1]
+    return [int(token) for token in rows.input_ids[0, : min(length, PROMPT_TOKENS)]]
+
+
+def fingerprint(base: Path, weights: Path, kind: str, prompt_ids: list[int]) -> dict[str, Any]:
+    """Load the saved weights anew and answer: ``{"prompt_ids", "token_ids", "logprobs"}``.
+
+    16 greedy tokens (an end of turn does not stop them) and the natural logarithm of each one's probability, float32,
+    eval mode.
+    """
+    model = load_base(weights if kind == "full" else base)
+    if kind == "lora":
+        model = PeftModel.from_pretrained(model, str(weights))
+    model.eval()
+    ids, logprobs = list(prompt_ids), []
+    with torch.inference_mode():
+        for _ in range(ANSWER_TOKENS):
+            scores = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float().log_softmax(-1)
+            ids.append(int(scores.argmax()))
+            logprobs.append(float(scores[ids[-1]]))
+    return {"prompt_ids": prompt_ids, "token_ids": ids[len(prompt_ids) :], "logprobs": logprobs}
