@@ -96,6 +96,7 @@ def _spec(run: LineRun, plan: Plan, shards: TokenizedShards) -> TrainSpec:
         "steps": steps_for(
             shards.sequences["train"], plan.training.batch_size, plan.training.epochs, plan.training.max_steps
         ),
+        "processes": plan.placement.gpus,
         "threads": settings.threads,
     }
     key = cache_key("train", code=code_digest("training/__main__"), inputs=work)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ftplatform.cli.common import add_partition, console, open_parts, show
+from ftplatform.cli.local_run import materialize
 from ftplatform.core.digests import digest_json
 from ftplatform.core.errors import InvalidConfig, NotFound
 from ftplatform.core.ids import BaseKey
@@ -37,6 +38,13 @@ def add(
     console.print(
         f"Next: dagster asset materialize -m ftplatform.definitions --select base_model,base_model_scores --partition {key}"
     )
+
+
+@app.command()
+def make(slug: Annotated[str, typer.Argument(help="a registered base model; its newest revision")]) -> None:
+    """Build, copy or fetch it, and score it on the mandatory suites, in this process."""
+    parts = open_parts()
+    materialize("base_job", str(parts.catalog.bases.newest(slug)))
 
 
 @app.command("list")

@@ -26,7 +26,9 @@ def open_parts() -> Parts:
 
 def open_instance() -> dg.DagsterInstance:
     """The Dagster instance: ``DAGSTER_HOME``, else the home's own."""
-    os.environ.setdefault("DAGSTER_HOME", str(load_settings().home / "dagster"))
+    settings = load_settings()
+    prepare_home(settings)
+    os.environ.setdefault("DAGSTER_HOME", str(settings.home / "dagster"))
     return dg.DagsterInstance.get()
 
 

@@ -62,7 +62,6 @@ def demo(
         )
 
 
-
 def empty_home(settings: Settings) -> None:
     """Clear what an earlier demo left; anything else in the home is somebody's work and stays."""
     marker = settings.home / ".demo"

@@ -58,6 +58,8 @@ class TrainSpec(Frozen):
     micro_batch: int
     accumulation: int
     steps: int
+    processes: int = 1
+    """Ranks, one per GPU."""
     threads: int
     """Torch threads per process: part of the spec, because sums depend on it to the last bit."""
     tracking: Tracking | None = None

@@ -44,6 +44,9 @@ def clean_environment(source: Mapping[str, str], spec: PayloadSpec, folder: Path
     if isinstance(spec, TrainSpec) and spec.tracking and spec.tracking.uri.startswith("http"):
         names.update(_TRACKER)
     passed = {name: value for name, value in source.items() if name in names or name.startswith(prefixes)}
+    if not (isinstance(spec, TrainSpec) and spec.processes > 1):
+        # A single process that sees several GPUs would split its batch over them behind our back (nn.DataParallel).
+        passed["CUDA_VISIBLE_DEVICES"] = passed.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return passed | _OFFLINE | {
         MARK: str(folder),
         "PYTHONPATH": str(_PACKAGE),

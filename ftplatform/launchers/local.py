@@ -59,8 +59,7 @@ _SHIM = (
 
 
 class LocalLauncher:
-    """``python`` is an interpreter with the ``train`` extra, default the running one; ``processes`` are ranks of a
-    training.
+    """``python`` is an interpreter with the ``train`` extra, default the running one.
 
     ``command`` replaces the command line of a payload, for tests.
     """
@@ -71,7 +70,6 @@ class LocalLauncher:
         python: str | None = None,
         heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
         *,
-        processes: int = 1,
         kill_grace: float = 10.0,
         command: Callable[[PayloadSpec, Path], list[str]] | None = None,
     ) -> None:
@@ -80,7 +78,6 @@ class LocalLauncher:
         self._root = root.absolute()
         self._python = python or sys.executable
         self._timeout, self._kill_grace = heartbeat_timeout, kill_grace
-        self._processes = processes
         self._command = command or self._default_command
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._beats: dict[Path, tuple[float, float]] = {}
@@ -153,11 +150,12 @@ class LocalLauncher:
 
     def _default_command(self, spec: PayloadSpec, path: Path) -> list[str]:
         module = ["-m", MODULES[spec.kind], str(path)]
-        if spec.kind != "train":
+        # One rank needs no rendezvous: torchrun would cost it four seconds and a name look-up of the loopback address.
+        if spec.kind != "train" or spec.processes == 1:
             return [self._python, *module]
         # Loopback by number: a machine without a network, or with an odd host name, trains as well.
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--max-restarts", "0"]
-        return [self._python, *torchrun, "--nproc-per-node", str(self._processes), *module]
+        return [self._python, *torchrun, "--nproc-per-node", str(spec.processes), *module]
 
     def _start(self, spec: PayloadSpec, place: Path, number: int, store: ObjectStore, lock: IO[bytes]) -> Handle:
         for old in place.glob("*/work"):

@@ -158,27 +158,17 @@ def _span(hours: tuple[float, float]) -> str:
 
 def _checks(recipe: Recipe, plan: Plan, device: Hardware, shape: ModelShape, batch_divides: bool) -> list[CheckResult]:
     budget = recipe.hardware.max_price
-    length_fits = plan.training.max_length <= shape.max_length
-    one_node = plan.placement.gpus <= device.kubernetes.max_per_pod
-    spot_ok = not plan.placement.spot or device.price.spot is not None
-    replay_ok = recipe.replay == 0 or plan.base.replay is not None
-    problems = [
-        *(
-            []
-            if batch_divides
-            else [f"batch_size {plan.training.batch_size} is not a multiple of {plan.placement.gpus} GPUs"]
-        ),
-        *(
-            []
-            if length_fits
-            else [f"max_length {plan.training.max_length} is above the base model's {shape.max_length}"]
-        ),
-        *(
-            []
-            if replay_ok
-            else [f"replay {recipe.replay:g} needs a base model with replay rows; {plan.base.key} has none"]
-        ),
-    ]
+    placement, spot_sold, on_node = plan.placement, device.price.spot is not None, device.kubernetes.max_per_pod
+    conditions = {
+        f"batch_size {plan.training.batch_size} is not a multiple of {placement.gpus} GPUs": batch_divides,
+        f"max_length {plan.training.max_length} is above the base model's {shape.max_length}": plan.training.max_length
+        <= shape.max_length,
+        f"{placement.gpus} x {placement.gpu} do not stand in one node, which has at most {on_node}": placement.gpus <= on_node,
+        f"{placement.gpu} has no spot price in the hardware catalogue": spot_sold or not placement.spot,
+        f"replay {recipe.replay:g} needs replay rows, and {plan.base.key} has none": recipe.replay == 0
+        or plan.base.replay is not None,
+    }
+    problems = [sentence for sentence, holds in conditions.items() if not holds]
     return [
         CheckResult(
             "consistent", not problems, message="; ".join(problems) or "the recipe's numbers fit the base model"

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from platform_support import Bench, chat_rows
+
+from ftplatform.core.dataset_config import RetrainConfig
+from ftplatform.core.ids import DatasetKey, LineKey
+from ftplatform.core.recipe import parse_recipe
+from ftplatform.resources import Platform
+from ftplatform.resources.jobs import JOB_TAG
+from ftplatform.sensors.jobs import jobs as jobs_sensor
+from ftplatform.sensors.jobs import settle, submit_due
+from ftplatform.sensors.retraining import due, startable
+from ftplatform.sensors.uploads import uploads as uploads_sensor
+from ftplatform.sensors.uploads_folder import at_rest, complete_name, scan
+
+LINE = LineKey.parse("acme/support|tiny@1")
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+class Ticks:
+    """The uploads sensor, tick after tick, with its cursor carried over."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.cursor = bench, None
+
+    def tick(self) -> list[dg.RunRequest]:
+        context = dg.build_sensor_context(instance=self.bench.instance, cursor=self.cursor)
+        result = uploads_sensor(context, platform=Platform())
+        self.cursor = result.cursor
+        return list(result.run_requests)
+
+
+def _drop(bench: Bench, dataset: str, name: str, content: str) -> Path:
+    folder = bench.parts.settings.uploads / dataset
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(content)
+    return path
+
+
+def _judge(bench: Bench, seq: int) -> None:
+    bench.parts.catalog.datasets.judge(seq, "accepted", "", None)
+
+
+def test_a_file_is_taken_when_it_was_the_same_on_two_ticks(bench: Bench) -> None:
+    ticks = Ticks(bench)
+    path = _drop(bench, "acme/support", "rows.jsonl", chat_rows(5))
+    assert ticks.tick() == []
+    path.write_text(chat_rows(10))
+    assert ticks.tick() == [], "it grew since the last tick"
+    (request,) = ticks.tick()
+    assert request.partition_key == "acme/support"
+    assert request.run_key == "upload:1"
+    _judge(bench, 1)
+    assert ticks.tick() == []
+
+
+def test_an_upload_in_progress_has_another_name(bench: Bench) -> None:
+    ticks = Ticks(bench)
+    for name in (".hidden.jsonl", "rows.jsonl.part", "rows.tmp"):
+        _drop(bench, "acme/support", name, chat_rows(5))
+    assert [ticks.tick() for _ in range(3)] == [[], [], []]
+    assert not complete_name(".x")
+    assert complete_name("partial.jsonl")
+
+
+def test_every_set_of_files_is_a_version(bench: Bench) -> None:
+    ticks = Ticks(bench)
+
+    def settled() -> list[str]:
+        ticks.tick()
+        keys = [request.run_key for request in ticks.tick()]
+        for upload in bench.parts.catalog.datasets.pending_uploads():
+            _judge(bench, upload["seq"])
+        return keys
+
+    first = _drop(bench, "acme/support", "a.jsonl", chat_rows(5))
+    assert settled() == ["upload:1"]
+    _drop(bench, "acme/support", "b.jsonl", chat_rows(5, start=5))
+    assert settled() == ["upload:2"], "another file"
+    first.write_text(chat_rows(6))
+    assert settled() == ["upload:3"], "the same name replaces"
+    first.unlink()
+    assert settled() == ["upload:4"], "deletion removes"
+    newest = bench.parts.catalog.datasets.get_upload(DatasetKey("acme", "support"))
+    assert [file["name"] for file in newest["files"]] == ["b.jsonl"]
+    (first.parent / "b.jsonl").touch()
+    assert settled() == [], "the same content with another time is no version"
+
+
+def test_a_refused_upload_is_reported_once_and_never_retried(bench: Bench) -> None:
+    ticks = Ticks(bench)
+    _drop(bench, "acme/support", "rows.jsonl", "not json\n")
+    ticks.tick()
+    (request,) = ticks.tick()
+    bench.parts.catalog.datasets.judge(int(request.tags["ft/upload"]), "refused", "bad", None)
+    assert [ticks.tick() for _ in range(3)] == [[], [], []]
+
+
+def test_an_upload_recorded_by_a_tick_that_died_is_still_run(bench: Bench) -> None:
+    """The catalog says what is pending; the cursor of the dead tick was never saved."""
+    bench.push("acme/support", {"rows.jsonl": chat_rows(5)})
+    (request,) = Ticks(bench).tick()
+    assert request.run_key == "upload:1"
+
+
+@pytest.mark.parametrize("folder", ["ac|me/support", "acme/sup port", "Acme/support", "acme/.."])
+def test_a_folder_that_is_no_key_is_ignored_and_said(
+    bench: Bench, folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _drop(bench, folder, "rows.jsonl", chat_rows(5))
+    ticks = Ticks(bench)
+    assert [ticks.tick() for _ in range(3)] == [[], [], []]
+    refused = json.loads(ticks.cursor or "{}")["refused"]
+    assert len(refused) == (0 if folder.endswith("..") else 1)
+    assert bench.parts.catalog.datasets.all() == []
+
+
+def test_one_customer_at_work_does_not_hold_up_another(tmp_path: Path) -> None:
+    for dataset in ("acme/a", "globex/b"):
+        (tmp_path / dataset).mkdir(parents=True)
+        (tmp_path / dataset / "rows.jsonl").write_text("x")
+    before, _ = scan(tmp_path)
+    os.utime(tmp_path / "acme/a/rows.jsonl", ns=(1, 1))
+    after, _ = scan(tmp_path)
+    assert list(at_rest(before, after)) == ["globex/b"]
+
+
+def _job(state: str, curated: str, created_at: float = 0.0) -> dict[str, object]:
+    return {"state": state, "curated": curated, "created_at": created_at, "dataset": "acme/a", "recipe": "r@1"}
+
+
+def test_when_a_line_is_due() -> None:
+    assert due(RetrainConfig(), "v1", [], 0) == "new-data"
+    assert due(RetrainConfig(), None, [], 0) is None
+    assert due(RetrainConfig(), "v1", [_job("queued", "v1")], 0) is None
+    assert due(RetrainConfig(), "v2", [_job("running", "v1")], 0) is None, "one at a time"
+    assert due(RetrainConfig(), "v1", [_job("quarantined", "v1")], 0) is None, (
+        "the same version is not tried again by itself"
+    )
+    assert due(RetrainConfig(), "v2", [_job("promoted", "v1")], 0) == "new-data"
+    assert due(RetrainConfig(on_new_data=False), "v2", [_job("promoted", "v1")], 0) is None
+    weekly = RetrainConfig(on_new_data=False, every_hours=168)
+    assert due(weekly, "v1", [_job("promoted", "v1", 1000.0)], 1000.0 + 168 * 3600) == "schedule"
+    assert due(weekly, "v1", [_job("promoted", "v1", 1000.0)], 999.0 + 168 * 3600) is None
+
+
+def test_one_job_of_a_line_starts_at_a_time() -> None:
+    queued = [_job("queued", "v1"), _job("queued", "v2"), {**_job("queued", "v1"), "recipe": "other@1"}]
+    assert [job["recipe"] for job in startable(queued, [])] == ["r@1", "other@1"]
+    assert [job["recipe"] for job in startable(queued, [_job("running", "v0")])] == ["other@1"]
+
+
+def test_new_data_queues_a_job_and_the_sensor_starts_it(bench: Bench) -> None:
+    recipe = {
+        "name": "tiny",
+        "version": 1,
+        "base": "tiny",
+        "training": {"learning_rate": 0.1},
+        "hardware": {"priority": "high"},
+    }
+    bench.parts.catalog.recipes.add(parse_recipe(recipe))
+    files = {"rows.jsonl": chat_rows(60), "dataset.yaml": "train_with: [tiny@1]\n"}
+    assert bench.data_run("acme/support", files).success
+    result = jobs_sensor(dg.build_sensor_context(instance=bench.instance), platform=Platform())
+    (request,) = result.run_requests
+    (job,) = bench.jobs.all()
+    assert job["reason"] == "new-data"
+    assert request.run_key == f"{job['job']}:1"
+    assert request.tags[JOB_TAG] == job["job"]
+    assert request.tags["dagster/priority"] == "10"
+    assert str(request.partition_key) == str(LINE)
+    assert submit_due(bench.parts) == [], "once per version"
+    assert bench.data_run("acme/support", {**files, "rows.jsonl": chat_rows(61)}).success
+    assert submit_due(bench.parts) == [], "not while a job of the line is open"
+    bench.jobs.set_state(job["job"], "quarantined")
+    assert submit_due(bench.parts) == [(str(LINE), "new-data")]
+
+
+def test_a_recipe_taken_out_of_train_with_is_not_trained_by_itself(bench: Bench) -> None:
+    recipe = {"name": "tiny", "version": 1, "base": "tiny", "training": {"learning_rate": 0.1}}
+    bench.parts.catalog.recipes.add(parse_recipe(recipe))
+    assert bench.data_run(
+        "acme/support", {"rows.jsonl": chat_rows(60), "dataset.yaml": "train_with: [tiny@1]\n"}
+    ).success
+    assert bench.data_run("acme/support", {"rows.jsonl": chat_rows(61)}).success
+    assert submit_due(bench.parts) == []
+
+
+def test_the_job_of_a_dead_run_is_settled(bench: Bench) -> None:
+    job = bench.jobs.submit(LINE, "submitted", state="running")
+    done = bench.jobs.submit(LINE, "submitted", state="promoted")
+    for each in (job, done):
+        settle(bench.parts, dg.DagsterRun(job_name="training_job", tags={JOB_TAG: each}), "failed", "the run failed")
+    assert bench.jobs.get(job)["state"] == "failed"
+    assert bench.jobs.get(done)["state"] == "promoted"
