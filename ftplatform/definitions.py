@@ -5,6 +5,7 @@ import dagster as dg
 from ftplatform import assets, sensors
 from ftplatform.partitions import bases, datasets, lines
 from ftplatform.resources import ManifestIOManager, Platform
+from ftplatform.resources.console import console
 from ftplatform.resources.executor import executor_for
 
 platform = Platform()
@@ -18,5 +19,6 @@ defs = dg.Definitions(
     ],
     sensors=sensors.ALL,
     resources={"platform": platform, "io_manager": ManifestIOManager(platform=platform)},
+    loggers={"console": console},
     executor=executor_for(platform.parts.settings, platform.parts),
 )

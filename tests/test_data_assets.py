@@ -145,3 +145,27 @@ def _reused(result, asset: str) -> bool:
         if event.asset_key.path[-1] == asset:
             return bool(event.step_materialization_data.materialization.metadata["reused"].value)
     raise AssertionError(f"{asset} was not materialized")
+
+
+def test_a_misspelt_suite_or_margin_is_said_at_the_door(bench: Bench) -> None:
+    for config, says in (
+        (dataset_yaml(suites=["saftey"]), "saftey"),
+        (dataset_yaml(margins={"heldot": 0.01}), "heldot"),
+        (dataset_yaml(margins={"safety": 0.5}), "tightened"),
+    ):
+        message = bench.failure(bench.data_run(SUPPORT, {"rows.jsonl": chat_rows(30), "dataset.yaml": config}))
+        assert says in message
+
+
+def test_an_older_upload_cannot_bring_the_older_rows_back(bench: Bench) -> None:
+    first = bench.push(SUPPORT, {"rows.jsonl": chat_rows(60)})
+    assert bench.data_run(SUPPORT, {"rows.jsonl": chat_rows(80)}).success
+    before = bench.parts.store.get_doc(latest_doc("curated_dataset", SUPPORT))
+    assert "older" in bench.failure(bench.run(assets.DATA, SUPPORT, {"ft/upload": str(first)}))
+    assert bench.parts.store.get_doc(latest_doc("curated_dataset", SUPPORT)) == before
+
+
+def test_one_data_run_of_a_dataset_at_a_time(bench: Bench) -> None:
+    bench.parts.catalog.leases.acquire(f"dataset:{SUPPORT}", "another-run", 60)
+    assert "another-run" in bench.failure(bench.data_run(SUPPORT, {"rows.jsonl": chat_rows(30)}))
+    assert bench.parts.catalog.datasets.get_upload(DatasetKey.parse(SUPPORT))["state"] == "pending"

@@ -15,10 +15,11 @@ from serving_support import write_base
 from ftplatform import assets
 from ftplatform.cli.bases import register
 from ftplatform.core.digests import digest_json
+from ftplatform.core.errors import NotFound
 from ftplatform.core.ids import BaseKey, LineKey
 from ftplatform.core.recipe import Recipe, parse_recipe
 from ftplatform.partitions import bases
-from ftplatform.resources.jobs import JOB_TAG, job_doc
+from ftplatform.resources.jobs import JOB_TAG, job_doc, latest_doc
 
 DATASET = "acme/support"
 
@@ -118,11 +119,9 @@ def test_two_jobs_of_a_line_never_mix(bench: Bench) -> None:
         result = bench.run([assets.training_plan, assets.tokenized_shards], line)
         assert result.success
         jobs.append(bench.instance.get_run_by_id(result.run_id).tags[JOB_TAG])
-        bench.parts.catalog.leases.release(f"line:{line}", jobs[-1])
     older = bench.run([assets.tokenized_shards], line, {JOB_TAG: jobs[0]})
     newest = bench.parts.store.get_doc(job_doc(jobs[1], "tokenized_shards"))["manifest"]
     assert older.output_for_node("tokenized_shards").model_dump(mode="json") != newest
-    bench.parts.catalog.leases.release(f"line:{line}", jobs[0])
     untagged = bench.run([assets.tokenized_shards], line)
     assert bench.instance.get_run_by_id(untagged.run_id).tags[JOB_TAG] == jobs[1], "pinned to the latest plan's job"
 
@@ -183,3 +182,25 @@ def test_registering_a_base_from_the_command_line_makes_its_partition(tmp_path: 
     key = register(bench.parts, "starter", {"kind": "starter", "seed": 1, "steps": 1})
     with dg.DagsterInstance.get() as instance:
         assert instance.get_dynamic_partitions("base") == [str(key)]
+
+
+def test_a_job_of_another_tenant_is_refused(bench: Bench) -> None:
+    """A run relaunched with copied tags must not carry one tenant's rows to another's model."""
+    ours = bench.run([assets.training_plan], f"{DATASET}|tiny@1")
+    job = bench.instance.get_run_by_id(ours.run_id).tags[JOB_TAG]
+    assert bench.data_run("globex/faq", {"rows.jsonl": chat_rows(60)}).success
+    for selection in ([assets.training_plan], [assets.tokenized_shards]):
+        result = bench.run(selection, "globex/faq|tiny@1", {JOB_TAG: job})
+        assert not result.success
+    with pytest.raises(NotFound):
+        bench.parts.store.get_doc(latest_doc("training_plan", "globex/faq|tiny@1"))
+
+
+def test_a_lost_object_is_made_again(bench: Bench) -> None:
+    first = bench.run([assets.training_plan, assets.tokenized_shards], f"{DATASET}|tiny@1")
+    digest = first.output_for_node("tokenized_shards").shards["train"]
+    (bench.parts.settings.home / "store" / "objects" / digest[:2] / digest).unlink()
+    again = bench.run([assets.training_plan, assets.tokenized_shards], f"{DATASET}|tiny@1")
+    assert again.success
+    assert _reused(again)["tokenized_shards"] is False
+    assert bench.parts.store.has(digest)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -14,7 +16,7 @@ from ftplatform.core.recipe import parse_recipe
 from ftplatform.resources import Platform
 from ftplatform.resources.jobs import JOB_TAG
 from ftplatform.sensors.jobs import jobs as jobs_sensor
-from ftplatform.sensors.jobs import settle, submit_due
+from ftplatform.sensors.jobs import settle, settle_ended, submit_if_due
 from ftplatform.sensors.retraining import due, startable
 from ftplatform.sensors.uploads import uploads as uploads_sensor
 from ftplatform.sensors.uploads_folder import at_rest, complete_name, scan
@@ -180,11 +182,11 @@ def test_new_data_queues_a_job_and_the_sensor_starts_it(bench: Bench) -> None:
     assert request.tags[JOB_TAG] == job["job"]
     assert request.tags["dagster/priority"] == "10"
     assert str(request.partition_key) == str(LINE)
-    assert submit_due(bench.parts) == [], "once per version"
+    assert submit_if_due(bench.parts, LINE) is None, "once per version"
     assert bench.data_run("acme/support", {**files, "rows.jsonl": chat_rows(61)}).success
-    assert submit_due(bench.parts) == [], "not while a job of the line is open"
+    assert submit_if_due(bench.parts, LINE) is None, "not while a job of the line is open"
     bench.jobs.set_state(job["job"], "quarantined")
-    assert submit_due(bench.parts) == [(str(LINE), "new-data")]
+    assert submit_if_due(bench.parts, LINE) == "new-data"
 
 
 def test_a_recipe_taken_out_of_train_with_is_not_trained_by_itself(bench: Bench) -> None:
@@ -194,7 +196,7 @@ def test_a_recipe_taken_out_of_train_with_is_not_trained_by_itself(bench: Bench)
         "acme/support", {"rows.jsonl": chat_rows(60), "dataset.yaml": "train_with: [tiny@1]\n"}
     ).success
     assert bench.data_run("acme/support", {"rows.jsonl": chat_rows(61)}).success
-    assert submit_due(bench.parts) == []
+    assert submit_if_due(bench.parts, LINE) is None
 
 
 def test_the_job_of_a_dead_run_is_settled(bench: Bench) -> None:
@@ -204,3 +206,46 @@ def test_the_job_of_a_dead_run_is_settled(bench: Bench) -> None:
         settle(bench.parts, dg.DagsterRun(job_name="training_job", tags={JOB_TAG: each}), "failed", "the run failed")
     assert bench.jobs.get(job)["state"] == "failed"
     assert bench.jobs.get(done)["state"] == "promoted"
+
+
+def test_an_upload_whose_run_died_can_be_sent_again(bench: Bench) -> None:
+    sequence = bench.push("acme/support", {"rows.jsonl": chat_rows(5)})
+    settle(bench.parts, dg.DagsterRun(job_name="data_job", tags={"ft/upload": str(sequence)}), "failed", "disk full")
+    assert bench.parts.catalog.datasets.get_upload(DatasetKey("acme", "support"))["state"] == "failed"
+    assert bench.push("acme/support", {"rows.jsonl": chat_rows(5)}) > sequence
+
+
+def test_a_job_that_only_runs_on_paper_is_settled(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed run says nothing; without this its line would never train again."""
+    job = bench.jobs.submit(LINE, "submitted", state="running")
+    assert settle_ended(bench.parts, bench.instance) == [], "it has just been started"
+    later = SimpleNamespace(time=lambda: 4_000_000_000.0)
+    monkeypatch.setattr(sys.modules["ftplatform.sensors.jobs"], "time", later)
+    monkeypatch.setattr("ftplatform.catalog.leases.now", lambda: 4_000_000_000.0)
+    assert settle_ended(bench.parts, bench.instance) == [job]
+    assert bench.jobs.get(job)["state"] == "failed"
+
+
+def test_each_upload_waits_for_the_one_before(bench: Bench) -> None:
+    first = bench.push("acme/support", {"rows.jsonl": chat_rows(5)})
+    second = bench.push("acme/support", {"rows.jsonl": chat_rows(6)})
+    (request,) = Ticks(bench).tick()
+    assert request.run_key == f"upload:{first}"
+    bench.parts.catalog.leases.acquire("dataset:acme/support", "some-run", 60)
+    assert Ticks(bench).tick() == [], "a data run is working on it"
+    bench.parts.catalog.leases.release("dataset:acme/support", "some-run")
+    _judge(bench, first)
+    (request,) = Ticks(bench).tick()
+    assert request.run_key == f"upload:{second}"
+
+
+def test_a_link_into_another_tenants_folder_is_not_followed(bench: Bench) -> None:
+    secret = _drop(bench, "globex/secret", "rows.jsonl", chat_rows(5))
+    folder = bench.parts.settings.uploads / "acme" / "steal"
+    folder.mkdir(parents=True)
+    (folder / "rows.jsonl").symlink_to(secret)
+    (folder.parent / "steal2").symlink_to(secret.parent)
+    found, refused = scan(bench.parts.settings.uploads)
+    assert found["acme/steal"] == {}
+    assert "acme/steal2" not in found
+    assert "acme/steal/rows.jsonl" in refused

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from ftplatform.evaluation.score_cache import CODE
 from ftplatform.store.cache import PACKAGE, cache_key, code_digest
 
 STAGES = {
     "curate": ("data/curate", "data/expectations"),
     "tokenize": ("data/tokenize", "data/pack", "data/supervision", "data/replay", "data/chat_format"),
     "train": ("training/__main__",),
-    "score": ("evaluation/__main__", "evaluation/runner"),
+    "score": CODE,
 }
 
 

@@ -21,7 +21,6 @@ ENV PATH=/opt/ftplatform/bin:$PATH \
     DAGSTER_HOME=/opt/dagster/dagster_home \
     FTPLATFORM_HOME=/var/lib/ftplatform/home \
     FTPLATFORM_UPLOADS=/var/lib/ftplatform/uploads \
-    HF_HUB_OFFLINE=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 RUN useradd --uid 1000 --create-home ftplatform \

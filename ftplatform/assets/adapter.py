@@ -12,7 +12,7 @@ from ftplatform.assets.line import LineRun, line_run
 from ftplatform.assets.payloads import run_payload
 from ftplatform.assets.reporting import check_specs, picture, result, to_dagster
 from ftplatform.core.checks import CheckResult, blocking
-from ftplatform.core.digests import digest_json
+from ftplatform.core.digests import digest_bytes, digest_json
 from ftplatform.core.manifests import Adapter, TokenizedShards
 from ftplatform.core.payload import Tracking, TrainSpec
 from ftplatform.core.plan import Plan
@@ -44,7 +44,7 @@ def adapter(
     with line_run(context, platform) as run:
         parts = run.parts
         spec = _spec(run, training_plan, tokenized_shards)
-        made, reused = cached(parts.store, "train", spec.key, lambda: _train(context, run, spec))
+        made, reused = cached(parts.store, "train", spec.key, lambda: _train(context, run, spec), needs=_objects)
         numbers, artifacts = made["numbers"], made["artifacts"]
         metrics = [json.loads(line) for line in parts.store.get_bytes(artifacts["metrics"]).splitlines()]
         checks = _checks(metrics, numbers, run, artifacts["weights"])
@@ -99,7 +99,9 @@ def _spec(run: LineRun, plan: Plan, shards: TokenizedShards) -> TrainSpec:
         "processes": plan.placement.gpus,
         "threads": settings.threads,
     }
-    key = cache_key("train", code=code_digest("training/__main__"), inputs=work)
+    # Per tenant: another's identical job must neither share a process with this one nor be visible as "reused".
+    tenant = run.line.dataset.tenant
+    key = cache_key("train", code=code_digest("training/__main__"), inputs={**work, "tenant": tenant})
     tracking = Tracking(
         uri=settings.tracking_uri,
         experiment=str(run.line.dataset),
@@ -115,12 +117,16 @@ def _train(context: dg.AssetExecutionContext, run: LineRun, spec: TrainSpec) -> 
     return {"artifacts": outcome.artifacts, "numbers": outcome.numbers, "run_name": spec.tracking.run_name}
 
 
+def _objects(made: dict[str, Any]) -> list[str]:
+    return list(made["artifacts"].values())
+
+
 def _checks(metrics: list[dict[str, Any]], numbers: dict[str, float], run: LineRun, weights: str) -> list[CheckResult]:
     losses = [line["loss"] for line in metrics if "loss" in line]
     finite = bool(losses) and all(math.isfinite(loss) for loss in losses)
     tree = run.parts.store.tree(weights)
     matches = digest_json(tree.model_dump(mode="json")) == weights and all(
-        run.parts.store.has(f.digest) for f in tree.files
+        digest_bytes(run.parts.store.get_bytes(f.digest)) == f.digest for f in tree.files
     )
     return [
         CheckResult(

@@ -1,24 +1,28 @@
 """``curated_dataset``: canonical rows, scrubbed, de-duplicated, decontaminated and split."""
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from ftplatform.assets.reporting import check_specs, picture, readable_failures, result, to_dagster
+from ftplatform.assets.data_run import data_run
+from ftplatform.assets.reporting import check_specs, picture, result, to_dagster
 from ftplatform.core.checks import CheckResult, blocking
 from ftplatform.core.dataset_config import DatasetConfig
+from ftplatform.core.digests import digest_json
 from ftplatform.core.ids import DatasetKey, LineKey, RecipeKey
 from ftplatform.core.manifests import CuratedDataset, RawDataset
 from ftplatform.core.rows import rows_from_jsonl, rows_to_jsonl
 from ftplatform.data.curate import Curated, curate
 from ftplatform.data.expectations import run_expectations
 from ftplatform.data.schema import frame
-from ftplatform.data.tables import counts_table, length_histogram, sample_table
+from ftplatform.data.tables import counts_table, length_histogram, markdown_table, sample_table
 from ftplatform.evaluation.suite_files import suite_prompts
 from ftplatform.partitions import datasets
 from ftplatform.resources import Platform
-from ftplatform.resources.jobs import UPLOAD_TAG
+from ftplatform.resources.jobs import UPLOAD_TAG, run_tag
 from ftplatform.resources.platform import Parts
 from ftplatform.store.cache import cache_key, cached, code_digest
 
@@ -53,29 +57,33 @@ from ftplatform.store.cache import cache_key, cached, code_digest
 )
 def curated_dataset(context: dg.AssetExecutionContext, platform: Platform, raw_dataset: RawDataset) -> Iterator[object]:
     """What is trained and tested on: every row valid, without personal data, once, and on one side of the split only."""
-    with readable_failures():
-        parts = platform.parts
-        key = DatasetKey.parse(context.partition_key)
+    with data_run(context, platform) as (parts, key):
         config = DatasetConfig.model_validate(parts.store.get_json(raw_dataset.config))
         inputs = {"raw": raw_dataset.model_dump(include={"canonical", "test_canonical", "config"}), "dataset": str(key)}
+        inputs["suites"] = digest_json(sorted(suite_prompts()))
         work = cache_key("curate", code=code_digest("data/curate", "data/expectations"), inputs=inputs)
-        made, reused = cached(parts.store, "curate", work, lambda: _work(parts, key, raw_dataset, config))
+        made, reused = cached(
+            parts.store, "curate", work, lambda: _work(parts, key, raw_dataset, config), needs=_objects
+        )
 
         checks = [CheckResult(**check) for check in made["checks"]]
         for check in checks:
             yield to_dagster(check)
         stopped = blocking(checks)
-        upload = context.run.tags.get(UPLOAD_TAG)
-        seq = parts.catalog.datasets.get_upload(key, int(upload) if upload else None)["seq"]
+        # A run of this asset alone works on the latest raw_dataset, whose upload is judged already.
+        upload = run_tag(context.instance, context.run_id, UPLOAD_TAG)
         if stopped:
             message = " ".join(f"{check.name}: {check.message}" for check in stopped)
-            parts.catalog.datasets.judge(seq, "refused", message, raw_dataset.report)
-            raise dg.Failure(description=f"Upload {seq} refused: {message}", allow_retries=False)
+            if upload:
+                parts.catalog.datasets.judge(int(upload), "refused", message, raw_dataset.report)
+            raise dg.Failure(description=f"Refused after curation: {message}", allow_retries=False)
 
         manifest = CuratedDataset.model_validate(made["manifest"])
         parts.store.put_doc(f"versions/curated_dataset/{key}/{manifest.content_digest}", made["manifest"])
         parts.catalog.datasets.set_curated(key, manifest.content_digest)
-        parts.catalog.datasets.judge(seq, "accepted", f"{sum(manifest.rows.values())} rows", raw_dataset.report)
+        if upload:
+            rows = f"{sum(manifest.rows.values())} rows"
+            parts.catalog.datasets.judge(int(upload), "accepted", rows, raw_dataset.report)
         for recipe in config.train_with:
             parts.catalog.jobs.add_line(LineKey(key, RecipeKey.parse(recipe)))
         if reused:
@@ -86,10 +94,15 @@ def curated_dataset(context: dg.AssetExecutionContext, platform: Platform, raw_d
 
 
 def _work(parts: Parts, key: DatasetKey, raw: RawDataset, config: DatasetConfig) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        return _work_in(folder, parts, key, raw, config)
+
+
+def _work_in(folder: str, parts: Parts, key: DatasetKey, raw: RawDataset, config: DatasetConfig) -> dict[str, Any]:
     rows = rows_from_jsonl(parts.store.get_bytes(raw.canonical))
     test_rows = rows_from_jsonl(parts.store.get_bytes(raw.test_canonical)) if raw.test_canonical else []
     curated = curate(rows, test_rows, config, suite_prompts())
-    docs = parts.settings.home / "data-docs" / key.tenant / key.name
+    docs = Path(folder)
     kept = [row for split in curated.splits.values() for row in split]
     expected = run_expectations(frame(kept), docs, f"{key.tenant}-{key.name}", config.min_rows)
     failed = [found for found in expected.results if not found["success"]]
@@ -107,8 +120,13 @@ def _work(parts: Parts, key: DatasetKey, raw: RawDataset, config: DatasetConfig)
         "manifest": manifest.model_dump(mode="json"),
         "checks": [{name: getattr(check, name) for name in check.__slots__} for check in checks],
         "lengths": parts.store.put_bytes(_histogram(curated)),
-        "data_docs": (docs / "index.html").as_uri(),
+        "data_docs": parts.store.put_tree(expected.docs),
+        "expectations": markdown_table(expected.results),
     }
+
+
+def _objects(made: dict[str, Any]) -> list[str]:
+    return [*made["manifest"]["splits"].values(), made["manifest"]["config"], made["lengths"], made["data_docs"]]
 
 
 def _histogram(curated: Curated) -> bytes:
@@ -126,5 +144,14 @@ def _metadata(parts: Parts, manifest: CuratedDataset, made: dict[str, Any]) -> d
         "personal data replaced": dg.MetadataValue.md(counts_table(dict(manifest.pii), "entity", "findings")),
         "first rows": dg.MetadataValue.md(sample_table(first)),
         "lengths": picture(parts.store.get_bytes(made["lengths"]), "length of rows"),
-        "data docs": dg.MetadataValue.url(made["data_docs"]),
+        "expectations": dg.MetadataValue.md(made["expectations"]),
+        "data docs": dg.MetadataValue.path(_lay_out_docs(parts, manifest.dataset, made["data_docs"])),
     }
+
+
+def _lay_out_docs(parts: Parts, dataset: str, tree: str) -> str:
+    """The pages on this machine's disk, one folder per content; the store has them for every other machine."""
+    folder = parts.settings.home / "data-docs" / dataset / tree[:12]
+    if not folder.exists():
+        parts.store.fetch_tree(tree, folder)
+    return str(folder / "index.html")

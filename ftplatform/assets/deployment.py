@@ -38,15 +38,20 @@ def deployment(
     """The champion under its immutable name, the route to it, and the probe; a recorded no-op for a quarantined candidate."""
     with line_run(context, platform) as run:
         entry, catalog = registry_entry, run.parts.catalog
+        # Asked now and not taken from the entry: a later job may have made another version the champion.
+        champion = catalog.champions.get(entry.model)
+        deploys = champion is not None and champion["version"] == entry.version
         manifest = Deployment(
             model=entry.model,
             version=entry.version,
-            action="deployed" if entry.champion else "none",
+            action="deployed" if deploys else "none",
             served_name=entry.served_name,
             adapter=entry.adapter,
         )
-        if not entry.champion:
-            check = CheckResult("fingerprint", True, "quarantined: nothing was deployed")
+        if not deploys:
+            check = CheckResult(
+                "fingerprint", True, f"version {entry.version} is not the champion: nothing was deployed"
+            )
         else:
             catalog.serving.want(
                 entry.served_name,
@@ -57,13 +62,14 @@ def deployment(
                 template=adapter.template,
                 fingerprint=adapter.fingerprint,
             )
-            catalog.serving.set_route(entry.model, [(entry.served_name, 1.0)], actor=f"job {run.job}")
-            catalog.serving.retire_older(entry.model, keep=KEPT)
             check = _probe(context, run, entry.served_name, adapter.fingerprint)
+            if check.passed or check.severity == "warning":
+                catalog.serving.set_route(entry.model, [(entry.served_name, 1.0)], actor=f"job {run.job}")
+                catalog.serving.retire_older(entry.model, keep=KEPT)
         yield to_dagster(check)
         if not check.passed and check.severity == "error":
             raise dg.Failure(description=check.message, allow_retries=True)
-        state = "promoted" if entry.champion else "quarantined"
+        state = "promoted" if entry.verdict == "promote" else "quarantined"
         catalog.jobs.set_state(run.job, state, f"version {entry.version} of {entry.model}")
         run.release()
         yield result(
@@ -73,19 +79,21 @@ def deployment(
 
 def _probe(context: dg.AssetExecutionContext, run: LineRun, name: str, fingerprint: str) -> CheckResult:
     """Wait until a running engine holds the name, then compare. No engine is no failure: one that starts later loads it."""
-    if not run.parts.catalog.serving.live_engines():
+    live = run.parts.catalog.serving.live_engines()
+    if not live:
         message = "no engine is running; the desired state is recorded and an engine loads it when it starts"
         return CheckResult("fingerprint", False, message, severity="warning")
-    engine = HttpEngine(run.parts.settings.serving_url)
+    url = live[0]["url"]
+    engine = HttpEngine(url)
     expected = run.parts.store.get_json(fingerprint)
     deadline = time.monotonic() + LOAD_SECONDS
-    context.log.info(f"Waiting for {run.parts.settings.serving_url} to serve {name}")
+    context.log.info(f"Waiting for {url} to serve {name}")
     while True:
         run.keep_alive()
         try:
             found = engine.probe(name, expected)
         except NotFound as error:
-            found = EngineAway(run.parts.settings.serving_url, str(error))
+            found = EngineAway(url, str(error))
         if not isinstance(found, EngineAway):
             return CheckResult(
                 "fingerprint", found.matches, found.message, numbers={"worst_difference": found.worst_difference}

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
+from sqlalchemy.exc import OperationalError
 
-from ftplatform.core.errors import PayloadFailed
+from ftplatform.core.errors import Conflict, PayloadFailed
 from ftplatform.core.payload import PayloadResult, PayloadSpec
 from ftplatform.resources.platform import Parts
 
 MAX_ATTEMPTS = 3
+LOG_SECONDS = 5.0
 RETRIED = ("failed", "preempted")
 
 
@@ -36,16 +38,28 @@ def run_payload(
 
     def cancelled() -> bool:
         nonlocal last_beat
-        if time.monotonic() - last_beat > parts.settings.lease_seconds / 4:
-            keep_alive()
-            last_beat = time.monotonic()
-        return parts.catalog.jobs.wants_cancel(job)
+        try:
+            if time.monotonic() - last_beat > parts.settings.lease_seconds / 4:
+                keep_alive()
+                last_beat = time.monotonic()
+            return parts.catalog.jobs.wants_cancel(job)
+        except OperationalError as error:
+            # The payload does not need the catalog; only a database away for longer than the lease endangers it.
+            if last_beat and time.monotonic() - last_beat > parts.settings.lease_seconds:
+                raise
+            context.log.warning(f"{stage}: the catalog is away for the moment ({error.orig}); the payload goes on")
+            return False
 
     for attempt in range(1, MAX_ATTEMPTS + 1):
         began = time.time()
         handle = parts.launcher.submit(spec)
         context.log.info(f"{stage}: attempt {handle.attempt} in {handle.folder}")
-        outcome = parts.launcher.wait(handle, lambda line: context.log.info(f"{stage}: {_sentence(line)}"), cancelled)
+        try:
+            outcome = parts.launcher.wait(handle, _teller(context, stage), cancelled)
+        except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt, Conflict):
+            # Terminated by a person, or the line belongs to another run by now: nobody would wait for this payload.
+            parts.launcher.cancel(handle)
+            raise
         parts.catalog.jobs.record_attempt(job, stage, spec.key, handle.attempt, began, outcome)
         if outcome.outcome == "done":
             context.log.info(f"{stage}: {outcome.message}")
@@ -60,11 +74,24 @@ def run_payload(
     raise PayloadFailed(f"{stage} ended {outcome.outcome}: {outcome.message}", retry_helps=outcome.outcome in RETRIED)
 
 
+def _teller(context: dg.AssetExecutionContext, stage: str) -> Callable[[dict[str, Any]], None]:
+    """Logs a progress line every few seconds: each is a row in Dagster's event log, for ever."""
+    told = float("-inf")
+
+    def tell(line: dict[str, Any]) -> None:
+        nonlocal told
+        counting = "of" in line and line["step"] < line["of"]
+        if not counting or time.monotonic() - told >= LOG_SECONDS:
+            told = time.monotonic()
+            context.log.info(f"{stage}: {_sentence(line)}")
+
+    return tell
+
+
 def _sentence(line: dict[str, Any]) -> str:
-    counted = f" {line['step']}/{line['of']}" if "of" in line else ""
     numbers = ", ".join(
         f"{k} {v:.4g}"
         for k, v in line.items()
-        if k not in ("time", "message", "step", "of") and isinstance(v, (int, float))
+        if k not in ("time", "message", "step", "of", "loss") and isinstance(v, (int, float))
     )
-    return f"{line['message']}{counted}{f' ({numbers})' if numbers else ''}"
+    return f"{line['message']}{f' ({numbers})' if numbers else ''}"

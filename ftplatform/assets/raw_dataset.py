@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import dagster as dg
 import yaml
 
-from ftplatform.assets.reporting import check_specs, readable_failures, result, to_dagster
+from ftplatform.assets.data_run import data_run, upload_of
+from ftplatform.assets.reporting import check_specs, result, to_dagster
 from ftplatform.core.checks import CheckResult
 from ftplatform.core.dataset_config import FILE_NAME, DatasetConfig, parse_dataset_config
 from ftplatform.core.errors import InvalidConfig, NotFound
@@ -16,9 +17,9 @@ from ftplatform.data.ingest import Ingested, ingest
 from ftplatform.data.problems import FILE_CODES
 from ftplatform.data.report import RowReport
 from ftplatform.data.tables import markdown_table, sample_table
+from ftplatform.evaluation.suite_files import check_suites
 from ftplatform.partitions import datasets
 from ftplatform.resources import Platform
-from ftplatform.resources.jobs import UPLOAD_TAG
 from ftplatform.resources.platform import Parts
 
 
@@ -39,11 +40,8 @@ from ftplatform.resources.platform import Parts
 )
 def raw_dataset(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[object]:
     """The customer's files of one upload: what arrived, in which format, and what is wrong with it row by row."""
-    with readable_failures():
-        parts = platform.parts
-        key = DatasetKey.parse(context.partition_key)
-        tag = context.run.tags.get(UPLOAD_TAG)
-        upload = parts.catalog.datasets.get_upload(key, int(tag) if tag else None)
+    with data_run(context, platform) as (parts, key):
+        upload = upload_of(context, parts, key)
         files = [SourceFile.model_validate(file) for file in upload["files"]]
 
         config, settings_check = _settings(parts, files)
@@ -71,13 +69,14 @@ def raw_dataset(context: dg.AssetExecutionContext, platform: Platform) -> Iterat
 
 
 def _settings(parts: Parts, files: list[SourceFile]) -> tuple[DatasetConfig, CheckResult]:
-    """dataset.yaml of the upload, or the defaults; recipes are looked up now, because later nobody is there to mend a typo."""
+    """dataset.yaml of the upload, or the defaults; names are looked up now, because later nobody is there to mend a typo."""
     yaml_file = next((file for file in files if file.name == FILE_NAME), None)
     try:
         value = yaml.safe_load(parts.store.get_bytes(yaml_file.digest)) if yaml_file else None
         config = parse_dataset_config(value)
         for recipe in config.train_with:
             parts.catalog.recipes.get(RecipeKey.parse(recipe))
+        check_suites(config)
     except (InvalidConfig, NotFound, yaml.YAMLError, UnicodeDecodeError) as error:
         return DatasetConfig(), CheckResult("settings_valid", False, message=f"{FILE_NAME}: {error}")
     message = f"{FILE_NAME} is valid" if yaml_file else f"no {FILE_NAME}: every default holds"

@@ -49,23 +49,29 @@ def registry_entry(
 
         name = served_name(BaseKey.parse(adapter.base), run.line.dataset, adapter.weights)
         report = eval_report.content_digest
-        version = parts.registry.register(
-            model,
-            adapter=adapter.weights,
-            report=report,
-            verdict=eval_report.verdict,
-            source=f"{parts.settings.store.url}/trees/{adapter.weights}",
-            tags={
-                "ft.dataset": str(run.line.dataset),
-                "ft.recipe": str(run.line.recipe),
-                "ft.job": run.job,
-                "ft.base": adapter.base,
-                "ft.kind": adapter.kind,
-                "ft.data": training_plan.curated.content_digest,
-                "ft.served_name": name,
-            },
-        )
         champion = parts.catalog.champions.get(model)
+        # The model in service, trained once more to the same bytes, stays the version it is.
+        same = champion is not None and champion["weights"] == adapter.weights
+        version = (
+            champion["version"]
+            if champion is not None and same
+            else parts.registry.register(
+                model,
+                adapter=adapter.weights,
+                report=report,
+                verdict=eval_report.verdict,
+                source=f"{parts.settings.store.url}/trees/{adapter.weights}",
+                tags={
+                    "ft.dataset": str(run.line.dataset),
+                    "ft.recipe": str(run.line.recipe),
+                    "ft.job": run.job,
+                    "ft.base": adapter.base,
+                    "ft.kind": adapter.kind,
+                    "ft.data": training_plan.curated.content_digest,
+                    "ft.served_name": name,
+                },
+            )
+        )
         if eval_report.verdict == "promote" and (champion is None or champion["version"] != version):
             expected = training_plan.champion.version if training_plan.champion else None
             new = PinnedChampion(

@@ -54,6 +54,7 @@ def tokenized_shards(context: dg.AssetExecutionContext, platform: Platform, trai
     with line_run(context, platform) as run:
         parts, plan = run.parts, training_plan
         inputs = {
+            "tenant": run.line.dataset.tenant,
             "splits": {name: plan.curated.splits[name] for name in SPLITS},
             "base": plan.base.weights,
             "max_length": plan.training.max_length,
@@ -66,7 +67,7 @@ def tokenized_shards(context: dg.AssetExecutionContext, platform: Platform, trai
         }
         code = code_digest("data/tokenize", "data/pack", "data/supervision", "data/replay", "data/chat_format")
         key = cache_key("tokenize", code=code, inputs=inputs)
-        made, reused = cached(parts.store, "tokenize", key, lambda: _work(parts, plan))
+        made, reused = cached(parts.store, "tokenize", key, lambda: _work(parts, plan), needs=_objects)
         checks = [CheckResult(**check) for check in made["checks"]]
         for check in checks:
             yield to_dagster(check)
@@ -89,6 +90,10 @@ def tokenized_shards(context: dg.AssetExecutionContext, platform: Platform, trai
             },
             reused=reused,
         )
+
+
+def _objects(made: dict[str, Any]) -> list[str]:
+    return [*made["manifest"]["shards"].values(), made["lengths"]]
 
 
 def _work(parts: Parts, plan: Plan) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, insert
+from sqlalchemy import Connection, Engine, Row, Table, insert
+from sqlalchemy.dialects import postgresql, sqlite
 
 from ftplatform.catalog.tables import audit
 
@@ -21,6 +22,12 @@ class Part:
 def now() -> float:
     """Seconds since the epoch."""
     return time.time()
+
+
+def insert_missing(connection: Connection, table: Table, **values: Any) -> None:
+    """Insert the row unless its primary key is taken; safe against another process that inserts it at the same moment."""
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(make(table).values(**values).on_conflict_do_nothing())
 
 
 def record(connection: Connection, actor: str, action: str, subject: str, before: Any, after: Any) -> None:

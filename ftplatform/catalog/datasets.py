@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
-from ftplatform.catalog.base import Part, as_dicts, now
+from ftplatform.catalog.base import Part, as_dicts, insert_missing, now
 from ftplatform.catalog.tables import datasets, uploads
 from ftplatform.core.digests import digest_json
 from ftplatform.core.errors import NotFound
@@ -18,8 +18,7 @@ class Datasets(Part):
     def add(self, key: DatasetKey) -> None:
         """Register the dataset; already there is fine."""
         with self.engine.begin() as db:
-            if db.execute(select(datasets.c.dataset).where(datasets.c.dataset == str(key))).first() is None:
-                db.execute(insert(datasets).values(dataset=str(key), tenant=key.tenant, created_at=now()))
+            insert_missing(db, datasets, dataset=str(key), tenant=key.tenant, created_at=now())
 
     def all(self) -> list[dict[str, Any]]:
         with self.engine.begin() as db:
@@ -47,19 +46,22 @@ class Datasets(Part):
     def upload(self, key: DatasetKey, files: list[SourceFile], origin: str) -> tuple[int, bool]:
         """Record a set of files and return (sequence number, is new).
 
-        The same set as the newest upload of the dataset is not a new one: a bad file is reported once and never retried.
+        The same set as the newest upload of the dataset is not a new one: a bad file is reported once and never retried. Only
+        where we failed, and not the file, the same set may come again.
         """
         self.add(key)
         values = [file.model_dump() for file in sorted(files, key=lambda f: f.name)]
         digest = digest_json(values)
         with self.engine.begin() as db:
+            # Two uploads of one dataset at once would both find the same newest one.
+            db.execute(select(datasets.c.dataset).where(datasets.c.dataset == str(key)).with_for_update())
             newest = db.execute(
-                select(uploads.c.seq, uploads.c.digest)
+                select(uploads.c.seq, uploads.c.digest, uploads.c.state)
                 .where(uploads.c.dataset == str(key))
                 .order_by(uploads.c.seq.desc())
                 .limit(1)
             ).first()
-            if newest is not None and newest.digest == digest:
+            if newest is not None and newest.digest == digest and newest.state != "failed":
                 return int(newest.seq), False
             result = db.execute(
                 insert(uploads).values(
@@ -105,6 +107,18 @@ class Datasets(Part):
             return as_dicts(
                 db.execute(select(uploads).where(uploads.c.state == "pending").order_by(uploads.c.seq)).all()
             )
+
+    def newest_accepted(self, key: DatasetKey) -> int:
+        """Sequence number of the newest accepted upload, 0 before the first."""
+        query = select(func.max(uploads.c.seq)).where((uploads.c.dataset == str(key)) & (uploads.c.state == "accepted"))
+        with self.engine.begin() as db:
+            return int(db.execute(query).scalar() or 0)
+
+    def fail_pending(self, seq: int, message: str) -> None:
+        """Mark an upload that no run judged as ``failed``: ours to mend, and the same files may be sent again."""
+        pending = (uploads.c.seq == seq) & (uploads.c.state == "pending")
+        with self.engine.begin() as db:
+            db.execute(update(uploads).where(pending).values(state="failed", message=message))
 
     def judge(self, seq: int, state: str, message: str, report: str | None) -> None:
         """Set an upload's outcome: ``accepted``, ``refused`` (the customer's to mend) or ``failed`` (ours)."""

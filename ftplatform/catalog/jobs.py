@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import insert, select, update
 
-from ftplatform.catalog.base import Part, as_dicts, now
+from ftplatform.catalog.base import Part, as_dicts, insert_missing, now
 from ftplatform.catalog.tables import attempts, jobs, lines
 from ftplatform.core.errors import NotFound
 from ftplatform.core.ids import LineKey, new_job_id
@@ -21,9 +21,7 @@ class Jobs(Part):
     def add_line(self, line: LineKey) -> None:
         """A line exists once it was asked for; already there is fine."""
         with self.engine.begin() as db:
-            where = (lines.c.dataset == str(line.dataset)) & (lines.c.recipe == str(line.recipe))
-            if db.execute(select(lines.c.dataset).where(where)).first() is None:
-                db.execute(insert(lines).values(dataset=str(line.dataset), recipe=str(line.recipe), created_at=now()))
+            insert_missing(db, lines, dataset=str(line.dataset), recipe=str(line.recipe), created_at=now())
 
     def lines(self) -> list[LineKey]:
         with self.engine.begin() as db:
@@ -67,6 +65,10 @@ class Jobs(Part):
             query = query.where((jobs.c.dataset == str(line.dataset)) & (jobs.c.recipe == str(line.recipe)))
         with self.engine.begin() as db:
             return as_dicts(db.execute(query).all())
+
+    def running(self) -> list[dict[str, Any]]:
+        with self.engine.begin() as db:
+            return as_dicts(db.execute(select(jobs).where(jobs.c.state == "running")).all())
 
     def queued(self) -> list[dict[str, Any]]:
         """Oldest first."""

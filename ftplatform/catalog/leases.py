@@ -1,15 +1,14 @@
 """Leases with fencing tokens: one holder at a time, for as long as it shows signs of life.
 
-The token grows whenever the holder changes, so a holder that lost its lease without noticing can be told apart from the new
-one wherever the token is compared (checkpoint commits).
+The token grows whenever the holder changes, so a holder that lost its lease without noticing can be told apart from the new one.
+Checkpoint commits have a fence of their own, the payload's attempt number, because they must hold without a database.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from ftplatform.catalog.base import Part, now
+from ftplatform.catalog.base import Part, insert_missing, now
 from ftplatform.catalog.tables import leases
 from ftplatform.core.errors import Conflict
 
@@ -21,10 +20,9 @@ class Leases(Part):
         Raises:
             Conflict: somebody else holds it; the message says who and until when at the latest.
         """
-        insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
         with self.engine.begin() as db:
             # A row that is always there can be locked: two first holders would otherwise both insert, and one would fail.
-            db.execute(insert(leases).values(name=name, holder="", token=0, expires_at=0.0).on_conflict_do_nothing())
+            insert_missing(db, leases, name=name, holder="", token=0, expires_at=0.0)
             row = db.execute(select(leases).where(leases.c.name == name).with_for_update()).one()
             moment = now()
             if row.holder != holder and row.expires_at > moment:
@@ -39,6 +37,18 @@ class Leases(Part):
                 .values(holder=holder, token=token, expires_at=moment + seconds)
             )
             return int(token)
+
+    def holder(self, name: str) -> str | None:
+        """Who took the lease last, None for a lease nobody ever took."""
+        with self.engine.begin() as db:
+            holder: str | None = db.execute(select(leases.c.holder).where(leases.c.name == name)).scalar()
+        return holder
+
+    def free(self, name: str, for_seconds: float = 0.0) -> bool:
+        """Whether nobody holds the lease, and has not for ``for_seconds``."""
+        with self.engine.begin() as db:
+            until = db.execute(select(leases.c.expires_at).where(leases.c.name == name)).scalar()
+        return until is None or float(until) + for_seconds <= now()
 
     def release(self, name: str, holder: str) -> None:
         """Give the lease up; a no-op when somebody else holds it by now. The row stays, because it carries the token."""

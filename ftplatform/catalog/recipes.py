@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
-from ftplatform.catalog.base import Part, as_dicts, now
+from ftplatform.catalog.base import Part, as_dicts, insert_missing, now
 from ftplatform.catalog.tables import bases, recipes
 from ftplatform.core.errors import Conflict, NotFound
 from ftplatform.core.ids import BaseKey, RecipeKey, check_slug
@@ -23,12 +23,9 @@ class Recipes(Part):
         key = str(recipe.key)
         with self.engine.begin() as db:
             known = db.execute(select(recipes.c.digest).where(recipes.c.recipe == key)).scalar()
-            if known is None:
-                body = recipe.model_dump(mode="json")
-                db.execute(
-                    insert(recipes).values(recipe=key, digest=recipe.content_digest, body=body, created_at=now())
-                )
-            elif known != recipe.content_digest:
+            body = recipe.model_dump(mode="json")
+            insert_missing(db, recipes, recipe=key, digest=recipe.content_digest, body=body, created_at=now())
+            if known is not None and known != recipe.content_digest:
                 raise Conflict(
                     f"recipe {key} is registered with other content (digest {known[:12]}, this one {recipe.content_digest[:12]}); "
                     f"a recipe never changes under its number: set version: {recipe.version + 1} and add it again",
@@ -57,8 +54,7 @@ class Bases(Part):
         """Register where a base model comes from and return whether it is new. The key's revision is made of the source."""
         with self.engine.begin() as db:
             known = db.execute(select(bases.c.base).where(bases.c.base == str(key))).first()
-            if known is None:
-                db.execute(insert(bases).values(base=str(key), slug=key.slug, source=source, created_at=now()))
+            insert_missing(db, bases, base=str(key), slug=key.slug, source=source, created_at=now())
         return known is None
 
     def source(self, key: BaseKey) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select, update
 
-from ftplatform.catalog.base import Part, as_dicts, now, record
+from ftplatform.catalog.base import Part, as_dicts, insert_missing, now, record
 from ftplatform.catalog.tables import engines, routes, served
 from ftplatform.core.errors import Conflict
 
@@ -40,16 +40,14 @@ class Serving(Part):
             "fingerprint": fingerprint,
         }
         with self.engine.begin() as db:
-            row = db.execute(select(served).where(served.c.name == name)).first()
-            if row is None:
-                db.execute(insert(served).values(name=name, wanted=1, created_at=now(), **values))
-            elif row.weights != weights or row.base_weights != base_weights:
+            insert_missing(db, served, name=name, wanted=1, created_at=now(), **values)
+            row = db.execute(select(served).where(served.c.name == name)).one()
+            if row.weights != weights or row.base_weights != base_weights:
                 raise Conflict(
                     f"served name {name!r} stands for weights {row.weights[:12]}, not {weights[:12]}: a name never changes its meaning",
                     retry_helps=False,
                 )
-            else:
-                db.execute(update(served).where(served.c.name == name).values(wanted=1))
+            db.execute(update(served).where(served.c.name == name).values(wanted=1))
 
     def retire(self, name: str) -> None:
         """Let the engines drop the name; its meaning stays taken."""
@@ -78,14 +76,10 @@ class Serving(Part):
         """Route requests for ``model`` to served names by weight."""
         values = {"targets": [list(target) for target in targets], "updated_at": now()}
         with self.engine.begin() as db:
-            row = db.execute(select(routes).where(routes.c.model == model).with_for_update()).first()
-            if row is None:
-                db.execute(insert(routes).values(model=model, generation=1, **values))
-            else:
-                db.execute(
-                    update(routes).where(routes.c.model == model).values(generation=row.generation + 1, **values)
-                )
-            record(db, actor, "route", model, None if row is None else row.targets, values["targets"])
+            insert_missing(db, routes, model=model, generation=0, **{**values, "targets": []})
+            row = db.execute(select(routes).where(routes.c.model == model).with_for_update()).one()
+            db.execute(update(routes).where(routes.c.model == model).values(generation=row.generation + 1, **values))
+            record(db, actor, "route", model, row.targets, values["targets"])
 
     def routes(self) -> list[dict[str, Any]]:
         with self.engine.begin() as db:
@@ -95,8 +89,8 @@ class Serving(Part):
         """An engine's sign of life, with what it holds."""
         with self.engine.begin() as db:
             values = {"observed": observed, "seen_at": now()}
-            if db.execute(update(engines).where(engines.c.url == url).values(**values)).rowcount == 0:
-                db.execute(insert(engines).values(url=url, **values))
+            insert_missing(db, engines, url=url, **values)
+            db.execute(update(engines).where(engines.c.url == url).values(**values))
 
     def live_engines(self) -> list[dict[str, Any]]:
         with self.engine.begin() as db:

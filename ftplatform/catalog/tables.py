@@ -88,7 +88,7 @@ attempts = Table(
     "attempts",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("job", String(32), nullable=False, index=True),
+    Column("job", String(64), nullable=False, index=True, comment="a job, or a base model's key"),
     Column("stage", String(16), nullable=False),
     Column("payload", String(64), nullable=False),
     Column("attempt", Integer, nullable=False),
@@ -102,7 +102,7 @@ attempts = Table(
 leases = Table(
     "leases",
     metadata,
-    Column("name", String(130), primary_key=True),
+    Column("name", String(160), primary_key=True),
     Column("holder", String(64), nullable=False),
     Column("token", Integer, nullable=False, comment="grows with every change of holder"),
     Column("expires_at", Float, nullable=False),

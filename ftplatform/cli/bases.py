@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ftplatform.cli.common import add_partition, console, open_parts, show
+from ftplatform.cli.common import add_partition, console, open_parts, say_next, show
 from ftplatform.cli.local_run import materialize
 from ftplatform.core.digests import digest_json
 from ftplatform.core.errors import InvalidConfig, NotFound
@@ -35,8 +35,8 @@ def add(
     parts = open_parts()
     key = register(parts, slug, _source(parts, starter, folder, hub, revision, seed))
     console.print(f"base model {key} registered")
-    console.print(
-        f"Next: dagster asset materialize -m ftplatform.definitions --select base_model,base_model_scores --partition {key}"
+    say_next(
+        f"dagster asset materialize -m ftplatform.definitions --select base_model,base_model_scores --partition {key}"
     )
 
 

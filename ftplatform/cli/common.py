@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ftplatform.cli.instance import prepare_home
 from ftplatform.resources.platform import Parts
@@ -39,8 +40,14 @@ def add_partition(definition: dg.DynamicPartitionsDefinition, *keys: str) -> Non
         instance.add_dynamic_partitions(definition.name, list(keys))
 
 
+def say_next(command: str) -> None:
+    """A command to copy: never wrapped, and with the variables of this home."""
+    console.print(f'Next: eval "$(ft env)" && {command}', soft_wrap=True, markup=False, highlight=False)
+
+
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        # Text, because a customer's "[/INST]" would be read as markup.
+        table.add_row(*(Text(str(cell)) for cell in row))
     console.print(table)

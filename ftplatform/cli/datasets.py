@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ftplatform.cli.common import add_partition, console, open_parts, show
+from ftplatform.cli.common import add_partition, console, open_parts, say_next, show
 from ftplatform.cli.local_run import materialize
 from ftplatform.core.errors import InvalidKey, NotFound
 from ftplatform.core.ids import DatasetKey
@@ -44,8 +44,8 @@ def push(
     if run:
         materialize("data_job", str(key), {UPLOAD_TAG: str(sequence)})
     else:
-        console.print(
-            f"Next: dagster asset materialize -m ftplatform.definitions --select raw_dataset,curated_dataset --partition {key}"
+        say_next(
+            f"dagster asset materialize -m ftplatform.definitions --select raw_dataset,curated_dataset --partition {key}"
         )
 
 
@@ -79,15 +79,15 @@ def report(
     """What was found in an upload: every bad row with line, place, what was found and what is accepted."""
     parts = open_parts()
     row = parts.catalog.datasets.get_upload(DatasetKey.parse(dataset), upload)
-    console.print(f"Upload {row['seq']} of {dataset}: {row['state']}. {row['message']}")
+    console.print(f"Upload {row['seq']} of {dataset}: {row['state']}. {row['message']}", markup=False)
     if row["report"] is None:
         return
     path = parts.store.path(row["report"])
-    findings = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    findings = [json.loads(line) for line in path.read_bytes().splitlines()]
     console.print(f"{len(findings)} findings" + (f", the first {limit}:" if len(findings) > limit else ":"))
     for f in findings[:limit]:
         place = f"{f['file']}:{f['line']}" + (f" {f['path']}" if f["path"] else "")
-        console.print(f"  {f['severity']:7} {place}  [bold]{f['code']}[/bold]", highlight=False)
+        console.print(f"  {f['severity']:7} {place}  {f['code']}", highlight=False, markup=False)
         console.print(
             f"          found {f['found']}; accepted {f['accepted']}; fix: {f['fix']}", highlight=False, markup=False
         )

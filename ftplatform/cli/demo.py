@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import httpx
 import typer
 import yaml
 
+from ftplatform.catalog import open_catalog
 from ftplatform.cli.bases import register, starter_source
 from ftplatform.cli.common import add_partition, console, show
 from ftplatform.cli.local_run import materialize
@@ -35,7 +37,9 @@ POISONED = DatasetKey("globex", "faq")
 RECIPE, DAMAGING = "tiny-lora", "tiny-lora-too-hot"
 T = TypeVar("T")
 SUMMARY = "demo-summary.json"
+CLAIMS = ("promoted", "refused", "quarantined", "champion_still_answers", "unchanged_recognised")
 PATIENCE_SECONDS = 480.0
+PROGRESS_SECONDS = 3.0
 
 
 def demo(
@@ -46,9 +50,10 @@ def demo(
     """A whole journey in an empty home: upload, training, promotion, refusal, quarantine. About five minutes."""
     empty_home(load_settings())
     began = time.monotonic()
+    summary: dict[str, Any] = {}
     with running() as (processes, urls, settings):
-        summary = Journey(Parts(settings), processes, urls["serving"]).travel(rows, seed)
-        summary |= {"seconds": round(time.monotonic() - began, 1), "urls": urls}
+        facts = Journey(Parts(settings), processes, urls["serving"]).travel(rows, seed)
+        summary = facts | {"seconds": round(time.monotonic() - began, 1), "urls": urls}
         (settings.home / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         show("demo", ("what", "result"), [(k, v) for k, v in summary.items() if k != "urls"])
         show("pages", ("what", "where"), urls.items())
@@ -60,6 +65,13 @@ def demo(
         console.print(
             f"The services are stopped now; `ft up` (or `make up`) opens the same pages again. Summary: {settings.home / SUMMARY}"
         )
+    if not summary:
+        sys.exit(130)
+    false = [name for name in CLAIMS if not summary[name]]
+    if false:
+        raise FtError(
+            f"the demo did not show what it should: {', '.join(false)}; the runs in Dagster say why (`ft up`)"
+        )
 
 
 def empty_home(settings: Settings) -> None:
@@ -70,6 +82,16 @@ def empty_home(settings: Settings) -> None:
             raise Conflict(
                 f"the demo starts from an empty home and {settings.home} holds something that no demo made; "
                 "set FTPLATFORM_HOME to another folder",
+                retry_helps=False,
+            )
+        catalog = settings.home / "catalog.db"
+        used = (
+            {row["dataset"] for row in open_catalog(settings.catalog_url).datasets.all()} if catalog.exists() else set()
+        )
+        if used - {str(GOOD), str(POISONED)}:
+            raise Conflict(
+                f"the demo's home {settings.home} has datasets of yours by now ({', '.join(sorted(used))}), which a new demo would "
+                "delete; set FTPLATFORM_HOME to another folder, or delete it yourself",
                 retry_helps=False,
             )
         shutil.rmtree(settings.home)
@@ -199,7 +221,11 @@ class Journey:
 
     def _until(self, what: str, look: Callable[[], T | None]) -> T:
         """Wait for ``look`` to give something, telling about once a second what the newest payload says."""
-        deadline, told = time.monotonic() + PATIENCE_SECONDS, ""
+        deadline, told, spoke = (
+            time.monotonic() + PATIENCE_SECONDS,
+            newest_progress(self.parts.settings.home / "payloads"),
+            0.0,
+        )
         console.print(f"   waiting until {what}")
         while (found := look()) is None:
             self.processes.check()
@@ -208,9 +234,9 @@ class Journey:
                     f"{what}: did not happen within {PATIENCE_SECONDS:.0f} s; see {self.parts.settings.home / 'logs'}"
                 )
             line = newest_progress(self.parts.settings.home / "payloads")
-            if line and line != told:
+            if line and line != told and time.monotonic() - spoke >= PROGRESS_SECONDS:
                 console.print(f"   {time.monotonic() - self._began:5.0f} s  {line}", highlight=False, markup=False)
-                told = line
+                told, spoke = line, time.monotonic()
             time.sleep(0.5)
         return found
 
@@ -222,9 +248,7 @@ def newest_progress(root: Path) -> str | None:
     if not lines:
         return None
     line = json.loads(lines[-1])
-    counted = f" {line['step']}/{line['of']}" if "of" in line else ""
-    loss = f", loss {line['loss']:.3f}" if "loss" in line else ""
-    return f"{files[-1].parent.parent.name.split('-')[0]}: {line['message']}{counted}{loss}"
+    return f"{files[-1].parent.parent.name.split('-')[0]}: {line['message']}"
 
 
 def report_rows(parts: Parts, key: DatasetKey) -> dict[str, int]:

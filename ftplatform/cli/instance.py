@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import yaml
 
+from ftplatform.core.errors import InvalidConfig
 from ftplatform.settings import PROJECT, Settings
 
 BARE_BASE = ".ftplatform"
@@ -17,7 +19,15 @@ def prepare_home(settings: Settings) -> None:
     folder = settings.home / "dagster"
     for path in (folder, settings.uploads):
         path.mkdir(parents=True, exist_ok=True)
-    bare = yaml.safe_load((PROJECT / "dagster.yaml").read_text(encoding="utf-8"))
+    bare_file = PROJECT / "dagster.yaml"
+    if not bare_file.exists():
+        # An installed package has no project beside it: the deployment brings its own instance file.
+        if "DAGSTER_HOME" not in os.environ:
+            raise InvalidConfig(
+                "there is no dagster.yaml beside the package: set DAGSTER_HOME to the folder of the deployment's own"
+            )
+        return
+    bare = yaml.safe_load(bare_file.read_text(encoding="utf-8"))
     config = _rebase(bare, str(settings.home))
     config["concurrency"]["pools"]["default_limit"] = settings.training_slots
     text = "# Written by ft from the project's dagster.yaml.\n" + yaml.safe_dump(config, sort_keys=False)

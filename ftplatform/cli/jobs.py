@@ -10,7 +10,7 @@ import typer
 from ftplatform.catalog.jobs import PRIORITIES
 from ftplatform.cli.common import add_partition, console, open_parts, show
 from ftplatform.cli.local_run import materialize
-from ftplatform.core.errors import InvalidConfig
+from ftplatform.core.errors import InvalidConfig, NotFound
 from ftplatform.core.ids import DatasetKey, LineKey, RecipeKey
 from ftplatform.partitions import datasets, recipes
 from ftplatform.resources.jobs import JOB_TAG
@@ -32,16 +32,25 @@ def train(
     line = LineKey(DatasetKey.parse(dataset), RecipeKey.parse(recipe))
     parts = open_parts()
     parts.catalog.recipes.get(line.recipe)
-    parts.catalog.datasets.curated(line.dataset)
+    if parts.catalog.datasets.curated(line.dataset) is None:
+        raise NotFound(
+            f"dataset {line.dataset} has no accepted version yet: `ft dataset report {line.dataset}` says why"
+        )
     add_partition(datasets, str(line.dataset))
     add_partition(recipes, str(line.recipe))
     job = parts.catalog.jobs.submit(line, "submitted", priority=priority, state="queued" if queue else "running")
     console.print(f"job {job}: {line}")
     if queue:
         return
-    materialize("training_job", str(line), {JOB_TAG: job})
+    try:
+        materialize("training_job", str(line), {JOB_TAG: job})
+    except BaseException as error:
+        # What fails before the first asset runs is settled by nobody else.
+        if parts.catalog.jobs.get(job)["state"] == "running":
+            parts.catalog.jobs.set_state(job, "failed", str(error) or type(error).__name__)
+        raise
     row = parts.catalog.jobs.get(job)
-    console.print(f"job {job}: {row['state']}, {row['message']}")
+    console.print(f"job {job}: {row['state']}, {row['message']}", markup=False)
 
 
 @app.command("list")
@@ -59,7 +68,7 @@ def show_job(job: Annotated[str, typer.Argument(help="ftjob-...")]) -> None:
     """A job and the attempts of its payloads."""
     parts = open_parts()
     for name, value in parts.catalog.jobs.get(job).items():
-        console.print(f"{name:12} {value}")
+        console.print(f"{name:12} {value}", markup=False)
     rows = [
         (a["stage"], a["attempt"], a["outcome"], f"{a['finished_at'] - a['started_at']:.1f} s", a["message"])
         for a in parts.catalog.jobs.attempts(job)

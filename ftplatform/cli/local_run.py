@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ftplatform.cli.common import console, open_instance
-from ftplatform.core.errors import FtError
+from typing import Any
 
-PROGRESS_ONLY = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
+from ftplatform.cli.common import console, open_instance
+from ftplatform.core.errors import FtError, InvalidConfig
+from ftplatform.settings import load_settings
 
 
 def materialize(job: str, partition: str, tags: dict[str, str] | None = None) -> str:
@@ -16,20 +17,28 @@ def materialize(job: str, partition: str, tags: dict[str, str] | None = None) ->
     """
     from ftplatform.definitions import defs
 
+    if load_settings().executor != "local":
+        raise InvalidConfig(
+            f"{job} runs on the cluster: start it in the Dagster UI, or queue a training with `ft train --queue`"
+        )
     with open_instance() as instance:
         result = defs.resolve_job_def(job).execute_in_process(
-            partition_key=partition, instance=instance, tags=tags or {}, raise_on_error=False, run_config=PROGRESS_ONLY
+            partition_key=partition, instance=instance, tags=tags or {}, raise_on_error=False
         )
         if not result.success:
-            reasons = [
-                event.step_failure_data.error_display_string.strip().splitlines()[0]
-                if event.step_failure_data.user_failure_data is None
-                else str(event.step_failure_data.user_failure_data.description)
-                for event in result.all_events
-                if event.is_step_failure
-            ]
+            reasons = [_reason(event.step_failure_data) for event in result.all_events if event.is_step_failure]
             raise FtError(
                 f"{job} for {partition} failed: {'; '.join(reasons) or 'see the run in Dagster'} (run {result.run_id})"
             )
         console.print(f"{job} for {partition}: done (run {result.run_id})")
         return result.run_id
+
+
+def _reason(failure: Any) -> str:
+    """The step's own description, else the innermost error's message."""
+    if failure.user_failure_data is not None:
+        return str(failure.user_failure_data.description)
+    error = failure.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip() if error is not None else "see the run in Dagster"

@@ -82,7 +82,9 @@ class Processes:
                 raise FtError(f"{name} ended with status {process.returncode}:\n{self._tail(name)}")
 
     def stop(self) -> None:
-        """SIGTERM to every group, SIGKILL to what is left after ``STOP_SECONDS``."""
+        """SIGTERM to every group, SIGKILL to what is left after ``STOP_SECONDS``; impatience cannot leave one behind."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         for process in self._running.values():
             _signal(process, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from ftplatform.cli.common import console, show
+from ftplatform.cli.common import console, open_instance, show
 from ftplatform.cli.instance import environment, prepare_home
 from ftplatform.cli.processes import Processes, Service, free_port
 from ftplatform.settings import PROJECT, Settings, load_settings
@@ -57,10 +57,15 @@ def running() -> Iterator[tuple[Processes, dict[str, str], Settings]]:
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     settings = replace(settings, serving_url=urls["serving"])
     os.environ["FTPLATFORM_SERVING"] = urls["serving"]
-    variables = {**os.environ, **environment(settings)}
+    # MLflow's own job runners are a dozen idle processes that nothing here uses.
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    variables = {**os.environ, **environment(settings), **quiet}
     workspace = settings.home / "dagster" / "workspace.yaml"
     module = {"python_module": {"module_name": "ftplatform.definitions", "executable_path": sys.executable}}
     workspace.write_text(yaml.safe_dump({"load_from": [module]}), encoding="utf-8")
+    with open_instance():
+        # Opening makes the tables: three processes that find none make them at the same moment, and two of them fail.
+        pass
     processes = Processes(_services(settings, ports, urls, workspace), variables, settings.home / "logs", PROJECT)
     with _terminate_as_interrupt():
         try:
@@ -110,12 +115,12 @@ def _services(settings: Settings, ports: dict[str, int], urls: dict[str, str], w
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that one way down stops everything."""
+    """SIGTERM and a closed terminal end the block as Ctrl-C does, so that one way down stops everything."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -35,7 +35,7 @@ a { color: #1c5fa8; text-decoration: none; } a:hover { text-decoration: underlin
 .fas { font-style: normal; font-weight: 700; } .text-success { color: #1a7f37; } .text-danger { color: #b42318; }
 .fa-check-circle::before { content: "\\2713"; } .fa-times::before { content: "\\2717"; } .fa-exclamation-triangle::before { content: "!"; }
 code, pre { font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
-"""  # noqa: E501
+"""
 _GONE = [
     re.compile(pattern, re.DOTALL | re.IGNORECASE)
     for pattern in (

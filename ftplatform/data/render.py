@@ -32,7 +32,7 @@ _MARKER = re.compile(r"\{%-?\s*generation\b")
 class _GenerationBlock(jinja2.ext.Extension):
     """``{% generation %}...{% endgeneration %}``: notes where the block's text lies in what was rendered so far."""
 
-    tags = {"generation"}  # noqa: RUF012  (the name and type that jinja2 asks for)
+    tags = {"generation"}
 
     def __init__(self, environment: jinja2.Environment) -> None:
         super().__init__(environment)

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from ftplatform.core.dataset_config import HELDOUT_SUITE, problems
+from ftplatform.core.dataset_config import HELDOUT_SUITE, DatasetConfig, problems
 from ftplatform.core.errors import DataRefused, InvalidConfig, NotFound
 from ftplatform.core.frozen import Frozen
 from ftplatform.core.payload import SuiteSpec
@@ -23,7 +23,7 @@ from ftplatform.core.plan import PinnedSuite
 from ftplatform.core.rows import Row
 from ftplatform.data.text import normalise
 from ftplatform.evaluation.items import Item, Kind, Turn, dump_items, parse_items
-from ftplatform.evaluation.margins import margin_of
+from ftplatform.evaluation.margins import gating_suites, margin_of
 from ftplatform.store.base import ObjectStore
 
 FOLDER = Path(__file__).parent / "suites"
@@ -52,6 +52,22 @@ class StoredSuite:
 def platform_suites() -> tuple[str, ...]:
     """Names of the suites in the package, sorted."""
     return tuple(sorted(path.parent.name for path in FOLDER.glob("*/suite.yaml")))
+
+
+def check_suites(config: DatasetConfig) -> None:
+    """Look up every suite and margin a dataset.yaml names.
+
+    Raises:
+        NotFound: no suite of that name; the message lists the known ones.
+        InvalidConfig: a margin for a suite that does not gate the dataset, or one wider than the suite allows.
+    """
+    for name in config.suites:
+        read_suite(name)
+    gating = gating_suites(config.suites)
+    for name in config.margins:
+        if name not in gating:
+            raise InvalidConfig(f"margins.{name}: no suite of that name gates the dataset; accepted are {', '.join(gating)}")
+        margin_of(name, config.margins)
 
 
 def publish_suite(store: ObjectStore, name: str) -> StoredSuite:

@@ -94,7 +94,7 @@ class LocalLauncher:
         place.mkdir(parents=True, exist_ok=True)
         with self._locked(place) as lock:
             latest = self._latest(place, spec)
-            store = open_store(spec.store)
+            store = open_store(spec.store, self._root / "cache" / "objects")
             if latest:
                 status = self.status(latest)
                 if isinstance(status, Running):

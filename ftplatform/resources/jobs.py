@@ -24,15 +24,15 @@ class RunInstance(Protocol):
     def add_run_tags(self, run_id: str, new_tags: dict[str, str]) -> None: ...
 
 
-def tagged_job(instance: RunInstance, run_id: str) -> str | None:
-    """The run's job as stored now; a step's own copy of the run may be older than the tag."""
+def run_tag(instance: RunInstance, run_id: str, tag: str) -> str | None:
+    """A tag of the run as stored now; a step's own copy of the run may be older than what an earlier step pinned."""
     run = instance.get_run_by_id(run_id)
-    job: str | None = run.tags.get(JOB_TAG) if run is not None else None
-    return job
+    value: str | None = run.tags.get(tag) if run is not None else None
+    return value
 
 
-def pin_job(instance: RunInstance, run_id: str, job: str) -> None:
-    instance.add_run_tags(run_id, {JOB_TAG: job})
+def pin(instance: RunInstance, run_id: str, tag: str, value: str) -> None:
+    instance.add_run_tags(run_id, {tag: value})
 
 
 def job_of(instance: RunInstance, run_id: str, store: ObjectStore, line: LineKey) -> str:
@@ -41,7 +41,7 @@ def job_of(instance: RunInstance, run_id: str, store: ObjectStore, line: LineKey
     Raises:
         NotFound: the line was never planned.
     """
-    job = tagged_job(instance, run_id)
+    job = run_tag(instance, run_id, JOB_TAG)
     if job is None:
         latest = store.find_doc(latest_doc("training_plan", str(line)))
         if latest is None:
@@ -49,7 +49,7 @@ def job_of(instance: RunInstance, run_id: str, store: ObjectStore, line: LineKey
                 f"line {line} has no plan yet: materialize training_plan first, or run `ft train {line.dataset} {line.recipe}`"
             )
         job = str(latest["job"])
-        pin_job(instance, run_id, job)
+        pin(instance, run_id, JOB_TAG, job)
     return job
 
 

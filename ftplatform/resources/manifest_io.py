@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from ftplatform.core.errors import Conflict
 from ftplatform.core.frozen import Frozen
 from ftplatform.core.ids import LineKey
 from ftplatform.core.manifests import (
@@ -51,8 +52,12 @@ class ManifestIOManager(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> Frozen:
         asset, partition, store = context.asset_key.path[-1], context.asset_partition_key, self.platform.parts.store
         if "|" in partition:
-            step = context.step_context
-            name = job_doc(job_of(step.instance, step.run_id, store, LineKey.parse(partition)), asset)
+            step, line = context.step_context, LineKey.parse(partition)
+            job = job_of(step.instance, step.run_id, store, line)
+            row = self.platform.parts.catalog.jobs.get(job)
+            if f"{row['dataset']}|{row['recipe']}" != str(line):
+                raise Conflict(f"job {job} is of {row['dataset']}|{row['recipe']}, not of {line}", retry_helps=False)
+            name = job_doc(job, asset)
         else:
             name = latest_doc(asset, partition)
         return MANIFESTS[asset].model_validate(store.get_doc(name)["manifest"])

@@ -32,7 +32,10 @@ def scan(root: Path) -> tuple[dict[str, FileSet], dict[str, str]]:
             except InvalidKey as error:
                 refused[f"{tenant.name}/{folder.name}"] = str(error)
                 continue
-            files = {p.name: _state(p) for p in sorted(folder.iterdir()) if complete_name(p.name) and p.is_file()}
+            names = [p for p in sorted(folder.iterdir()) if complete_name(p.name) and (p.is_file() or p.is_symlink())]
+            # A link could point into another tenant's folder, and the platform may read all of them.
+            refused |= {f"{key}/{p.name}": "symbolic links are not followed" for p in names if p.is_symlink()}
+            files = {p.name: _state(p) for p in names if not p.is_symlink()}
             found[str(key)] = {name: state for name, state in files.items() if state is not None}
     return found, refused
 
@@ -44,7 +47,9 @@ def at_rest(previous: dict[str, FileSet], current: dict[str, FileSet]) -> dict[s
 
 def _folders(root: Path) -> Iterator[Path]:
     if root.is_dir():
-        yield from (p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith("."))
+        yield from (
+            p for p in sorted(root.iterdir()) if p.is_dir() and not p.is_symlink() and not p.name.startswith(".")
+        )
 
 
 def _state(path: Path) -> list[int] | None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from ftplatform.core.digests import canonical_json, digest_bytes, digest_file
-from ftplatform.core.errors import CorruptObject, InvalidKey, NotFound
+from ftplatform.core.errors import Conflict, CorruptObject, InvalidKey, NotFound
 from ftplatform.core.frozen import Frozen
 
 _DOC_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@=-]{0,127}")
@@ -80,6 +80,9 @@ class ObjectStore:
         name = _object_name(digest)
         if not self._blobs.exists(name):
             self._blobs.put_path(name, path)
+            if digest_file(path) != digest:
+                self._blobs.delete(name)
+                raise Conflict(f"{path} changed while it was being stored: store it again when it is at rest")
         return digest
 
     def put_json(self, value: Any) -> str:
@@ -96,8 +99,8 @@ class ObjectStore:
         data = self._blobs.get(_object_name(digest))
         if digest_bytes(data) != digest:
             raise CorruptObject(
-                f"object {digest}: the stored bytes do not match their digest; restore the object from a backup "
-                "or delete it and materialize its asset again (a retry does not help)"
+                f"object {digest}: the stored bytes do not match their digest; delete {_object_name(digest)} from the store and "
+                "materialize its asset again, or restore it from a backup (a retry does not help)"
             )
         return data
 
@@ -108,7 +111,9 @@ class ObjectStore:
         """A local read-only file with the object's content, checked against the digest; meant for memory-mapping."""
         path = self._blobs.get_path(_object_name(digest))
         if digest_file(path) != digest:
-            raise CorruptObject(f"object {digest}: the file {path} does not match its digest; delete it and try again")
+            raise CorruptObject(
+                f"object {digest}: the file {path} does not match its digest; delete it and materialize its asset again"
+            )
         return path
 
     def has(self, digest: str) -> bool:

@@ -7,7 +7,7 @@ modules that do the work, so one changed byte of data, base, recipe or code is a
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,20 @@ def cache_key(stage: str, *, code: str, inputs: dict[str, Any]) -> str:
     return digest_json({"stage": stage, "code": code, "inputs": inputs})
 
 
-def cached(store: ObjectStore, stage: str, key: str, work: Callable[[], Any]) -> tuple[Any, bool]:
-    """The stage's stored document and True, or the document ``work`` makes, stored now, and False."""
+def cached(
+    store: ObjectStore,
+    stage: str,
+    key: str,
+    work: Callable[[], Any],
+    needs: Callable[[Any], Iterable[str]] = lambda document: (),
+) -> tuple[Any, bool]:
+    """The stage's stored document and True, or the document ``work`` makes, stored now, and False.
+
+    ``needs`` gives the objects a document names: where the store lost one, the work is done again.
+    """
     name = f"cache/{stage}/{key}"
     found = store.find_doc(name)
-    if found is not None:
+    if found is not None and all(store.has(digest) for digest in needs(found)):
         return found, True
     made = work()
     store.put_doc(name, made)

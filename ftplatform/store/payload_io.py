@@ -129,7 +129,7 @@ def run_payload(main: Callable[[PayloadSpec, PayloadIO, ObjectStore], PayloadRes
     io.heartbeat(silent_for=START_SILENCE)
     try:
         spec = PAYLOAD_SPEC.validate_json(path.read_bytes())
-        result = main(spec, io, open_store(spec.store))
+        result = main(spec, io, open_store(spec.store, Path(os.environ.get("XDG_CACHE_HOME", path.parent)) / "objects"))
     except BaseException as error:  # noqa: BLE001 - whatever it was, the launcher learns it from the result
         traceback.print_exc()
         result = PayloadResult(outcome=outcome_of(error), message=message_of(error))

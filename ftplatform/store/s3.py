@@ -46,8 +46,12 @@ class S3Blobs:
             target.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
             os.close(handle)
-            self._client.download_file(self._bucket, self._prefix + name, temporary)
-            os.replace(temporary, target)
+            try:
+                self._client.download_file(self._bucket, self._prefix + name, temporary)
+                os.replace(temporary, target)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
         return target
 
     def exists(self, name: str) -> bool:
