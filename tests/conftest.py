@@ -24,6 +24,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the developer's home, whatever the environment says."""
     for name in [name for name in os.environ if name.startswith("FTPLATFORM_")]:
         monkeypatch.delenv(name)
+    (tmp_path / "home" / "dagster").mkdir(parents=True)
     monkeypatch.setenv("FTPLATFORM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home" / "dagster"))
 

@@ -18,6 +18,9 @@ from ftplatform.core.recipe import Recipe, parse_recipe
 from ftplatform.data.importers import read_file
 from ftplatform.data.pii import ENTITIES
 from ftplatform.data.problems import TEXTS
+from ftplatform.evaluation.gate import compare, sentence
+from ftplatform.evaluation.margins import DEFAULT_MARGIN
+from ftplatform.recipes import shipped
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path for path in [PROJECT / "README.md", *PROJECT.glob("docs/**/*.md")] if path.is_file())
@@ -187,3 +190,32 @@ def test_the_examples_of_the_formats_are_read_as_what_they_are_said_to_be(tmp_pa
 def test_the_recipe_of_the_page_is_a_recipe() -> None:
     (example,) = re.findall(r"^```yaml\n(.*?)^```", text("recipes.md"), re.DOTALL | re.MULTILINE)
     assert str(parse_recipe(yaml.safe_load(example)).key) == "support-lora@1"
+
+
+def test_every_shipped_recipe_is_named() -> None:
+    assert [name for name in shipped() if f"`{name}`" not in text("recipes.md")] == []
+
+
+def test_the_path_check_tells_a_missing_path_and_a_dead_link(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`ftplatform/settings.py` `docs/{none,recipes}.md` `tests/*.py` `ftplatform/nowhere/` [x](gone.md) [y](page.md)"
+    )
+    assert missing_paths(page) == ["docs/none.md", "ftplatform/nowhere/"]
+    assert missing_links(page) == ["gone.md"]
+
+
+def test_the_worked_example_of_the_gate_is_what_the_gate_finds() -> None:
+    lines = [line.strip("| ").split(" | ") for line in text("evaluation.md").splitlines() if "points |" in line]
+    table = {cells[0].split("`")[1]: cells[1:] for cells in lines}
+    assert set(table) == {"instruction", "capability", "safety", "heldout"}
+    for name, (lost, gained, difference, bounds, outcome) in table.items():
+        n, b, c = 60 if name == "heldout" else 550, int(lost), int(gained)
+        reference = {f"{i}": int(i < b) for i in range(n)}
+        candidate = {f"{i}": int(b <= i < b + c) for i in range(n)}
+        found = compare(name, "base", DEFAULT_MARGIN, reference, candidate)
+        assert difference == f"{100 * found.difference:+.1f} points"
+        assert bounds == f"{100 * found.lower:+.1f} to {100 * found.upper:+.1f}"
+        assert outcome.startswith(f"`{found.outcome}`")
+        if found.outcome == "insufficient":
+            assert outcome.partition(": ")[2].removesuffix(" show it") in sentence(found)
