@@ -152,6 +152,7 @@ def test_a_misspelt_suite_or_margin_is_said_at_the_door(bench: Bench) -> None:
         (dataset_yaml(suites=["saftey"]), "saftey"),
         (dataset_yaml(margins={"heldot": 0.01}), "heldot"),
         (dataset_yaml(margins={"safety": 0.5}), "tightened"),
+        (dataset_yaml(pii={"allow": ["NAME"]}), "NAME"),
     ):
         message = bench.failure(bench.data_run(SUPPORT, {"rows.jsonl": chat_rows(30), "dataset.yaml": config}))
         assert says in message

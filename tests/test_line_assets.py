@@ -82,6 +82,8 @@ def test_exactly_the_affected_stages_are_worked_again(
     assert again.output_for_node("adapter") == first.output_for_node("adapter")
     assert again.output_for_node("registry_entry").version == first.output_for_node("registry_entry").version
     assert {job["state"] for job in bench.jobs.all()} == {"quarantined"}, "a random model cannot be promoted"
+    assert bench.run([assets.eval_report], f"{DATASET}|tiny@1").success
+    assert {job["state"] for job in bench.jobs.all()} == {"quarantined"}, "an asset made again is no new training"
 
     bench.parts.catalog.recipes.add(_recipe(2, learning_rate=0.004))
     other_recipe = _train(bench, 2)

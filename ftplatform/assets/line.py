@@ -51,11 +51,17 @@ def line_run(context: dg.AssetExecutionContext, platform: Platform, *, new_job: 
             _take(context, run)
             if parts.catalog.jobs.wants_cancel(run.job):
                 raise PayloadFailed(f"job {run.job} was cancelled", retry_helps=False)
-            parts.catalog.jobs.set_state(run.job, "running", run=context.run_id)
+            if not _ended_well(run):
+                parts.catalog.jobs.set_state(run.job, "running", run=context.run_id)
             yield run
         except BaseException as error:
             _settle(context, run, error)
             raise
+
+
+def _ended_well(run: LineRun) -> bool:
+    """A job that came to its verdict keeps it: materializing one of its assets again is no new training."""
+    return run.parts.catalog.jobs.get(run.job)["state"] in ("promoted", "quarantined")
 
 
 def _take(context: dg.AssetExecutionContext, run: LineRun) -> None:
@@ -75,6 +81,8 @@ def _settle(context: dg.AssetExecutionContext, run: LineRun, error: BaseExceptio
     stopped = isinstance(error, (dg.DagsterExecutionInterruptedError, KeyboardInterrupt))
     try:
         run.release()
+        if _ended_well(run):
+            return
         cancelled = stopped or run.parts.catalog.jobs.wants_cancel(run.job)
         message = "stopped from outside" if stopped else str(getattr(error, "description", None) or error)
         run.parts.catalog.jobs.set_state(

@@ -14,6 +14,7 @@ from ftplatform.core.ids import DatasetKey, RecipeKey
 from ftplatform.core.manifests import RawDataset, SourceFile
 from ftplatform.core.rows import rows_to_jsonl
 from ftplatform.data.ingest import Ingested, ingest
+from ftplatform.data.pii import wanted_entities
 from ftplatform.data.problems import FILE_CODES
 from ftplatform.data.report import RowReport
 from ftplatform.data.tables import markdown_table, sample_table
@@ -77,6 +78,7 @@ def _settings(parts: Parts, files: list[SourceFile]) -> tuple[DatasetConfig, Che
         for recipe in config.train_with:
             parts.catalog.recipes.get(RecipeKey.parse(recipe))
         check_suites(config)
+        wanted_entities(config.pii)
     except (InvalidConfig, NotFound, yaml.YAMLError, UnicodeDecodeError) as error:
         return DatasetConfig(), CheckResult("settings_valid", False, message=f"{FILE_NAME}: {error}")
     message = f"{FILE_NAME} is valid" if yaml_file else f"no {FILE_NAME}: every default holds"

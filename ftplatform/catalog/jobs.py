@@ -55,7 +55,7 @@ class Jobs(Part):
         with self.engine.begin() as db:
             row = db.execute(select(jobs).where(jobs.c.job == job)).first()
         if row is None:
-            raise NotFound(f"job {job!r} is unknown: `ft jobs` lists them")
+            raise NotFound(f"job {job!r} is unknown: `ft job list` lists them")
         return dict(row._mapping)
 
     def all(self, line: LineKey | None = None) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ftplatform.cli.instance import prepare_home
@@ -46,7 +46,7 @@ def say_next(command: str) -> None:
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(*(Column(name, overflow="fold") for name in columns), title=title, title_justify="left")
     for row in rows:
         # Text, because a customer's "[/INST]" would be read as markup.
         table.add_row(*(Text(str(cell)) for cell in row))

@@ -8,6 +8,9 @@ from ftplatform.cli.common import console, open_instance
 from ftplatform.core.errors import FtError, InvalidConfig
 from ftplatform.settings import load_settings
 
+SHORT: dict[str, Any] = {"loggers": {"console": {}}}
+"""Dagster takes a definition's own logger only when the run names it."""
+
 
 def materialize(job: str, partition: str, tags: dict[str, str] | None = None) -> str:
     """Run ``job`` for one partition and return the run's id.
@@ -23,7 +26,7 @@ def materialize(job: str, partition: str, tags: dict[str, str] | None = None) ->
         )
     with open_instance() as instance:
         result = defs.resolve_job_def(job).execute_in_process(
-            partition_key=partition, instance=instance, tags=tags or {}, raise_on_error=False
+            partition_key=partition, instance=instance, tags=tags or {}, raise_on_error=False, run_config=SHORT
         )
         if not result.success:
             reasons = [_reason(event.step_failure_data) for event in result.all_events if event.is_step_failure]

@@ -66,7 +66,9 @@ def check_suites(config: DatasetConfig) -> None:
     gating = gating_suites(config.suites)
     for name in config.margins:
         if name not in gating:
-            raise InvalidConfig(f"margins.{name}: no suite of that name gates the dataset; accepted are {', '.join(gating)}")
+            raise InvalidConfig(
+                f"margins.{name}: no suite of that name gates the dataset; accepted are {', '.join(gating)}"
+            )
         margin_of(name, config.margins)
 
 

@@ -163,7 +163,8 @@ def _checks(recipe: Recipe, plan: Plan, device: Hardware, shape: ModelShape, bat
         f"batch_size {plan.training.batch_size} is not a multiple of {placement.gpus} GPUs": batch_divides,
         f"max_length {plan.training.max_length} is above the base model's {shape.max_length}": plan.training.max_length
         <= shape.max_length,
-        f"{placement.gpus} x {placement.gpu} do not stand in one node, which has at most {on_node}": placement.gpus <= on_node,
+        f"{placement.gpus} x {placement.gpu} do not stand in one node, which has at most {on_node}": placement.gpus
+        <= on_node,
         f"{placement.gpu} has no spot price in the hardware catalogue": spot_sold or not placement.spot,
         f"replay {recipe.replay:g} needs replay rows, and {plan.base.key} has none": recipe.replay == 0
         or plan.base.replay is not None,

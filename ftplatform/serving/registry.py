@@ -27,7 +27,9 @@ class Registry:
 
         return MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
 
-    def register(self, model: str, *, adapter: str, report: str, verdict: str, source: str, tags: dict[str, str]) -> int:
+    def register(
+        self, model: str, *, adapter: str, report: str, verdict: str, source: str, tags: dict[str, str]
+    ) -> int:
         """Register a candidate and return its version; the same adapter and report again return the same version."""
         from mlflow.exceptions import MlflowException
 
@@ -72,6 +74,8 @@ class Registry:
             self._client.delete_registered_model_alias(model, CHAMPION)
         else:
             if champion not in {v["version"] for v in self.versions(model)}:
-                raise NotFound(f"version {champion} of {model} is the champion in the catalog but not in MLflow at {self._uri}")
+                raise NotFound(
+                    f"version {champion} of {model} is the champion in the catalog but not in MLflow at {self._uri}"
+                )
             self._client.set_registered_model_alias(model, CHAMPION, str(champion))
         return True
