@@ -19,6 +19,7 @@ import yaml
 from ftplatform.cli.common import console, open_instance, show
 from ftplatform.cli.instance import environment, prepare_home
 from ftplatform.cli.processes import Processes, Service, free_port
+from ftplatform.resources.platform import Parts
 from ftplatform.settings import PROJECT, Settings, load_settings
 
 
@@ -73,7 +74,16 @@ def running() -> Iterator[tuple[Processes, dict[str, str], Settings]]:
                 console.print("Starting Dagster, MLflow and the inference server ...")
                 yield processes, urls, settings
         except KeyboardInterrupt:
+            end_payloads(settings)
             console.print("Stopped.")
+
+
+def end_payloads(settings: Settings) -> None:
+    """A payload outlives its step by design; when everything is stopped it commits a checkpoint and ends too."""
+    launcher = Parts(settings).launcher
+    for handle in launcher.running():
+        console.print(f"Ending {handle.folder} ...")
+        launcher.cancel(handle, grace=20.0)
 
 
 def _services(settings: Settings, ports: dict[str, int], urls: dict[str, str], workspace: Path) -> list[Service]:

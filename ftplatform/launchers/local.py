@@ -146,6 +146,16 @@ class LocalLauncher:
     ) -> PayloadResult:
         return wait_for(self, handle, on_progress, should_cancel, poll, grace)
 
+    def running(self) -> list[Handle]:
+        """Every attempt of this root that lives, whoever started it."""
+        found = []
+        for path in sorted(self._root.glob(f"*/[0-9]*/{SPEC_FILE}")):
+            stored = json.loads(path.read_text())
+            handle = Handle(stored["kind"], stored["key"], int(path.parent.name), path.parent)
+            if self._living(handle):
+                found.append(handle)
+        return found
+
     # Starting
 
     def _default_command(self, spec: PayloadSpec, path: Path) -> list[str]:
