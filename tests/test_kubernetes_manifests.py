@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -207,12 +206,10 @@ def test_the_control_planes_image_installs_no_torch_and_both_obey_the_lock():
 def test_the_overlay_of_the_documentation_renders_and_gives_pods_its_images(tmp_path):
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed, so kustomize cannot render the overlay")
-    overlay, gpu_patch = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "kubernetes.md").read_text(), re.DOTALL)
+    [overlay] = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "kubernetes.md").read_text(), re.DOTALL)
     shutil.copytree(DEPLOY, tmp_path / "deploy")
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "kustomization.yaml").write_text(
-        (overlay + textwrap.indent(gpu_patch, "  ")).replace("REGISTRY", "registry.local")
-    )
+    (tmp_path / "mine" / "kustomization.yaml").write_text(overlay.replace("REGISTRY", "registry.local"))
     command = ["kubectl", "kustomize", str(tmp_path / "mine")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     rendered = {(value["kind"], value["metadata"]["name"]): value for value in yaml.safe_load_all(done.stdout)}
@@ -221,8 +218,6 @@ def test_the_overlay_of_the_documentation_renders_and_gives_pods_its_images(tmp_
     assert environment["FTPLATFORM_STORE"] == "s3://my-bucket/store"
     [serving] = rendered["Deployment", "ftplatform-serving"]["spec"]["template"]["spec"]["containers"]
     assert serving["image"] == "registry.local/ftplatform-gpu:1"
-    assert serving["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"} in serving["env"]
 
 
 def test_the_platform_accepts_the_environment_of_the_cluster():
