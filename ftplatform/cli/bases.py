@@ -17,7 +17,7 @@ from ftplatform.partitions import bases
 from ftplatform.resources.platform import Parts
 
 app = typer.Typer(no_args_is_help=True)
-STARTER_STEPS = 600
+STARTER_STEPS = 360
 
 
 @app.command()

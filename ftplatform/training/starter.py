@@ -25,7 +25,7 @@ ROW_TOKENS, ROWS_PER_STEP = 128, 8
 PEAK_LR = 4e-3
 PROMPT_WEIGHT = 0.1
 """Loss weight of what the user says: small, because a question cannot be guessed; chosen, not measured."""
-STEPS = 600
+STEPS = 360
 
 END_OF_DOCUMENT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 # Word pieces never join letters, digits, punctuation and line breaks; a digit stands alone, so that numbers are spelt.
