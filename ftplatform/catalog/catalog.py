@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from ftplatform.catalog.leases import Leases
 from ftplatform.catalog.migrate import migrate
 from ftplatform.catalog.recipes import Bases, Recipes
 from ftplatform.catalog.serving import Serving
+
+LOCK_SECONDS = 60
+"""How long a process waits for another's write before it gives up."""
 
 
 class Catalog:
@@ -55,12 +60,25 @@ def open_catalog(url: str) -> Catalog:
     if address.get_backend_name() == "sqlite":
         if address.database:
             Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(address, connect_args={"timeout": 60})
+        engine = create_engine(address, connect_args={"timeout": LOCK_SECONDS})
         _make_sqlite_transactional(engine)
     else:
         engine = create_engine(address, pool_pre_ping=True)
     migrate(engine)
     return Catalog(engine)
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Readers and a writer side by side. SQLite answers this one statement "locked" at once, past its own timeout."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _make_sqlite_transactional(engine: Engine) -> None:
@@ -73,7 +91,7 @@ def _make_sqlite_transactional(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def _connect(connection, _record) -> None:  # type: ignore[no-untyped-def]
         connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")
 
     @event.listens_for(engine, "begin")
