@@ -47,7 +47,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="of the tickets")] = 7,
     keep: Annotated[bool, typer.Option("--keep", help="keep everything running at the end")] = False,
 ) -> None:
-    """A whole journey in an empty home: upload, training, promotion, refusal, quarantine. About five minutes."""
+    """A whole journey in an empty home: upload, training, promotion, refusal, quarantine. About six minutes."""
     empty_home(load_settings())
     began = time.monotonic()
     summary: dict[str, Any] = {}
