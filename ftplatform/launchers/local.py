@@ -41,7 +41,7 @@ from ftplatform.launchers.folder import (
     read_result,
     write_failure,
 )
-from ftplatform.launchers.processes import Process, marked, send, wait_until_gone
+from ftplatform.launchers.processes import Process, marked, send
 from ftplatform.store import ObjectStore, open_store
 from ftplatform.store.payload_io import ATTEMPT_FILE, START_SILENCE, fence_name
 
@@ -237,14 +237,14 @@ class LocalLauncher:
         """The processes to speak to: torchrun itself would give its workers 30 s, whatever the grace, and has no stacks
         to show.
         """
-        first, everyone = leader(handle), marked(MARK, str(handle.folder))
+        first, everyone = leader(handle), self._left(handle)
         return [process for process in everyone if process != first] or everyone
 
     def _stop(self, handle: Handle, grace: float) -> None:
         for process in self._workers(handle):
             send(process, signal.SIGTERM)
         deadline = time.monotonic() + grace
-        while time.monotonic() < deadline and marked(MARK, str(handle.folder)):
+        while time.monotonic() < deadline and self._left(handle):
             self._reap()
             time.sleep(0.1)
         self._kill(handle)
@@ -252,16 +252,25 @@ class LocalLauncher:
     def _kill(self, handle: Handle) -> None:
         """SIGKILL to all that is left, until nothing is; a process in uninterruptible sleep can outlast that."""
         for _ in range(20):
-            left = marked(MARK, str(handle.folder))
+            left = self._left(handle)
             if not left:
                 return
             for process in left:
                 send(process, signal.SIGKILL)
-            self._reap()
-            wait_until_gone(MARK, str(handle.folder), 0.5)
+            deadline = time.monotonic() + 0.5
+            while self._left(handle) and time.monotonic() < deadline:
+                self._reap()
+                time.sleep(0.05)
         raise Conflict(
             f"processes {[one.pid for one in left]} of {handle.folder} do not die by SIGKILL; look at the machine"
         )
+
+    def _left(self, handle: Handle) -> list[Process]:
+        """The attempt's living processes. A process on its way out loses its environment, and with it the mark, before it
+        is dead: of the first one, whose pid is written down, we can tell.
+        """
+        first, found = leader(handle), marked(MARK, str(handle.folder))
+        return [*found, first] if first and first.alive and first not in found else found
 
     def _reap(self) -> None:
         self._children = {pid: child for pid, child in self._children.items() if child.poll() is None}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,13 +63,3 @@ def send(process: Process, number: signal.Signals) -> None:
             os.kill(process.pid, number)
         except ProcessLookupError:
             return
-
-
-def wait_until_gone(name: str, value: str, seconds: float) -> bool:
-    """Whether no marked process lives, within ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while marked(name, value):
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.05)
-    return True
