@@ -40,7 +40,7 @@ $(READY): requirements.lock pyproject.toml
 # Resolve again after a change of pyproject.toml; the local part of a version (+cpu) is this machine's, not the project's.
 lock:
 	$(PYTHON) -m venv .lock-venv
-	.lock-venv/bin/python -m pip install --quiet ".[train,serve,gpu,k8s,aws,dev]"
+	.lock-venv/bin/python -m pip install --quiet ".[train,serve,gpu,k8s,aws,ray,dev]"
 	{ sed -n '/^#/p' requirements.lock; .lock-venv/bin/python -m pip freeze --exclude ftplatform --exclude-editable \
 	  | grep -v '^nvidia-' | grep -v '^triton==' | sed -E 's/\+[a-z0-9.]+$$//'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock

@@ -13,9 +13,11 @@ platform = Platform()
 defs = dg.Definitions(
     assets=assets.ALL,
     jobs=[
-        dg.define_asset_job("data_job", selection=assets.DATA, partitions_def=datasets),
+        assets.DATA_JOB,
+        sensors.intake_job,
         dg.define_asset_job("base_job", selection=assets.BASE, partitions_def=bases),
         dg.define_asset_job("training_job", selection=assets.LINE, partitions_def=lines),
+        dg.define_asset_job("synthetic_job", selection=assets.ON_DEMAND, partitions_def=datasets),
     ],
     sensors=sensors.ALL,
     resources={"platform": platform, "io_manager": ManifestIOManager(platform=platform)},

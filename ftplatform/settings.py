@@ -6,8 +6,9 @@ Every variable has a default, so a laptop needs none of them; a cluster sets the
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftplatform.core.errors import InvalidConfig
@@ -22,6 +23,8 @@ class Settings:
     """``FTPLATFORM_HOME``: everything the platform writes on this machine; default ``.ftplatform`` beside the project."""
     uploads: Path
     """``FTPLATFORM_UPLOADS``: the folder the upload sensor watches; default ``<home>/uploads``."""
+    uploads_s3: str | None
+    """The same variable when it is ``s3://bucket/prefix``: the sensor watches that and not the folder."""
     store: StoreAddress
     """``FTPLATFORM_STORE`` (``file:///folder`` or ``s3://bucket/prefix``) and ``FTPLATFORM_S3_ENDPOINT``."""
     catalog_url: str
@@ -44,6 +47,22 @@ class Settings:
     """``FTPLATFORM_THREADS``: torch threads of a payload. 1 by default: OpenMP collapses when processes share cores."""
     payload_python: str | None
     """``FTPLATFORM_PAYLOAD_PYTHON``: interpreter with the ``train`` extra; default is the running one."""
+    tenants: Path
+    """``FTPLATFORM_TENANTS``: folder of ``<tenant>.yaml`` files; default ``<home>/tenants``."""
+    secret_file: Path
+    """``FTPLATFORM_SECRET_FILE``: the key behind pseudonyms and the erasure index; default ``<home>/secret-key``, made
+    when missing. Every machine of one deployment needs the same.
+    """
+    data_workers: int
+    """``FTPLATFORM_DATA_WORKERS``: processes that read and curate a large upload; default one per core."""
+    ray: str | None
+    """``FTPLATFORM_RAY``: address of a Ray cluster (``auto``, ``ray://host:10001``, ``local``) that does it instead."""
+    teachers: Mapping[str, str | None] = field(repr=False)
+    """``FTPLATFORM_TEACHERS``: ``ADDRESS [VARIABLE]``, comma-separated: the endpoints that ``synthetic_rows`` may call, each with
+    the variable that holds its key. Held here as address -> key. Default: the platform's own server.
+    """
+    teacher_calls: int
+    """``FTPLATFORM_TEACHER_CALLS``: most calls of a teacher by one run of ``synthetic_rows``."""
     lease_seconds: int
     """``FTPLATFORM_LEASE_SECONDS``: how long a model line stays taken after its holder's last sign of life."""
 
@@ -62,6 +81,20 @@ def _one_of(env: Mapping[str, str], name: str, *allowed: str) -> str:
     return text
 
 
+def _teachers(env: Mapping[str, str], serving_url: str) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for entry in (env.get("FTPLATFORM_TEACHERS") or f"{serving_url}/v1").split(","):
+        address, *variables = entry.split() or [""]
+        if not address.startswith(("http://", "https://")) or len(variables) > 1:
+            raise InvalidConfig(
+                f"FTPLATFORM_TEACHERS has {entry!r}: accepted is ADDRESS or ADDRESS VARIABLE, comma-separated"
+            )
+        if variables and not env.get(variables[0]):
+            raise InvalidConfig(f"FTPLATFORM_TEACHERS names {variables[0]} for the key of {address}, which is not set")
+        found[address.rstrip("/")] = env[variables[0]] if variables else None
+    return found
+
+
 def load_settings(env: Mapping[str, str] | None = None) -> Settings:
     """Read the settings.
 
@@ -69,16 +102,22 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         InvalidConfig: naming the variable, what was found and what is accepted.
     """
     env = os.environ if env is None else env
+    uploads = env.get("FTPLATFORM_UPLOADS") or ""
+    bucket = re.fullmatch(r"s3://[^/]+(/.*)?", uploads)
+    if "://" in uploads and bucket is None:
+        raise InvalidConfig(f"FTPLATFORM_UPLOADS={uploads!r}: accepted are a folder and s3://bucket/prefix")
     home = Path(env.get("FTPLATFORM_HOME") or PROJECT / ".ftplatform").expanduser().absolute()
+    serving_url = env.get("FTPLATFORM_SERVING") or "http://127.0.0.1:8100"
     return Settings(
         home=home,
-        uploads=Path(env.get("FTPLATFORM_UPLOADS") or home / "uploads").expanduser().absolute(),
+        uploads=Path((not bucket and uploads) or home / "uploads").expanduser().absolute(),
+        uploads_s3=uploads if bucket else None,
         store=StoreAddress(
             url=env.get("FTPLATFORM_STORE") or (home / "store").as_uri(), endpoint=env.get("FTPLATFORM_S3_ENDPOINT")
         ),
         catalog_url=env.get("FTPLATFORM_CATALOG") or f"sqlite:///{home / 'catalog.db'}",
         tracking_uri=env.get("FTPLATFORM_TRACKING") or f"sqlite:///{home / 'mlflow.db'}",
-        serving_url=env.get("FTPLATFORM_SERVING") or "http://127.0.0.1:8100",
+        serving_url=serving_url,
         executor=_one_of(env, "FTPLATFORM_EXECUTOR", "local", "k8s"),
         hardware=Path(env["FTPLATFORM_HARDWARE"]) if env.get("FTPLATFORM_HARDWARE") else None,
         default_gpu=env.get("FTPLATFORM_GPU") or "cpu",
@@ -86,5 +125,11 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         training_slots=_whole(env, "FTPLATFORM_TRAINING_SLOTS", 1, 1),
         threads=_whole(env, "FTPLATFORM_THREADS", 1, 1),
         payload_python=env.get("FTPLATFORM_PAYLOAD_PYTHON"),
+        tenants=Path(env.get("FTPLATFORM_TENANTS") or home / "tenants").expanduser().absolute(),
+        secret_file=Path(env.get("FTPLATFORM_SECRET_FILE") or home / "secret-key").expanduser().absolute(),
+        data_workers=_whole(env, "FTPLATFORM_DATA_WORKERS", len(os.sched_getaffinity(0)), 1),
+        ray=env.get("FTPLATFORM_RAY") or None,
+        teachers=_teachers(env, serving_url),
+        teacher_calls=_whole(env, "FTPLATFORM_TEACHER_CALLS", 10_000, 1),
         lease_seconds=_whole(env, "FTPLATFORM_LEASE_SECONDS", 120, 10),
     )

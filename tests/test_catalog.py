@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -110,6 +111,25 @@ def test_a_lease_has_one_holder_and_its_token_grows(catalog: Catalog, monkeypatc
         catalog.leases.acquire("line:x", "job-1", 60)
     catalog.leases.release("line:x", "job-2")
     assert catalog.leases.acquire("line:x", "job-1", 60) > first + 1
+
+
+def test_a_held_lease_is_renewed_while_the_work_runs_and_given_up_after(catalog: Catalog) -> None:
+    with catalog.leases.hold("dataset:x", "run-1", 0.4):
+        time.sleep(1.0)
+        with pytest.raises(Conflict, match="taken by run-1"):
+            catalog.leases.acquire("dataset:x", "run-2", 60)
+    catalog.leases.acquire("dataset:x", "run-2", 60)
+
+
+def test_work_that_lost_its_lease_does_not_end_well(catalog: Catalog) -> None:
+    def work() -> None:
+        with catalog.leases.hold("dataset:x", "run-1", 2.0):
+            catalog.leases.release("dataset:x", "run-1")  # as if this process had slept past the end
+            catalog.leases.acquire("dataset:x", "run-2", 60)
+            time.sleep(1.0)
+
+    with pytest.raises(Conflict, match="taken by run-2"):
+        work()
 
 
 def test_one_of_many_gets_the_lease(catalog: Catalog) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.rows import Message, Row
-from ftplatform.data.expectations import Expectations, run_expectations
+from ftplatform.data.expectations import Expectations, build, run_expectations
 from ftplatform.data.schema import frame
 
 
@@ -74,3 +75,33 @@ def test_a_page_is_drawn_without_a_network(good: Expectations, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     for words in ("Table of Contents", "assistant_chars", "Succeeded", "values must be greater than or equal to"):
         assert words in done.stdout
+
+
+def test_a_datasets_own_expectations_are_judged_beside_the_platforms(tmp_path: Path) -> None:
+    own = [
+        {"type": "expect_column_values_to_be_between", "column": "assistant_chars", "max_value": 20},
+        {"type": "expect_column_values_to_be_in_set", "column": "language", "value_set": [""]},
+    ]
+    result = run_expectations(frame(rows(30)), tmp_path, "acme-support", 10, own)
+    failed = [(r["expectation"], r["column"], r["unexpected"]) for r in result.results if not r["success"]]
+    assert len(result.results) == 10
+    assert failed == [("column_values_to_be_between", "assistant_chars", 10)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"column": "turns"}, r"expectations\[0\].type is None"),
+        ({"type": "expect_column_quantile_values_to_be_between", "column": "turns"}, "accepted is a Great"),
+        ({"type": "expect_column_values_to_be_green", "column": "turns"}, "cannot be used"),
+        ({"type": "expect_column_values_to_be_between", "colum": "turns"}, "cannot be used"),
+    ],
+)
+def test_an_expectation_that_cannot_be_used_is_named(entry: dict, said: str) -> None:
+    with pytest.raises(InvalidConfig, match=said):
+        build([entry])
+
+
+def test_documents_need_no_turns(tmp_path: Path) -> None:
+    documents = [Row((), f"a.txt:{i}", kind="text", text="once upon a time") for i in range(12)]
+    assert run_expectations(frame(documents), tmp_path, "acme-books", 10).success

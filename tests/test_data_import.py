@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from import_support import Loaded, load
 
-from ftplatform.core.dataset_config import parse_dataset_config
+from ftplatform.core.dataset_config import DatasetConfig
 from ftplatform.core.rows import Finding
-from ftplatform.data.formats import detect_format
-from ftplatform.data.ingest import Ingested, ingest
+from ftplatform.data.opening import open_file
 
 
 def chat(question: str = "Where is my card?", answer: str = "card_arrival", **extra: Any) -> dict[str, Any]:
@@ -22,20 +22,13 @@ def lines(*values: Any) -> bytes:
     return b"".join((v if isinstance(v, bytes) else json.dumps(v, ensure_ascii=False).encode()) + b"\n" for v in values)
 
 
-def load(tmp_path: Path, files: dict[str, bytes], **config: Any) -> Ingested:
-    for name, data in files.items():
-        (tmp_path / name).write_bytes(data)
-    config.setdefault("min_rows", 1)
-    return ingest([(name, tmp_path / name) for name in files], parse_dataset_config(config))
+def codes(result: Loaded) -> list[str]:
+    return [f.code for f in result.findings]
 
 
-def codes(result: Ingested) -> list[str]:
-    return [f.code for f in result.report.findings]
-
-
-def only(result: Ingested) -> Finding:
-    assert len(result.report.findings) == 1, result.report.findings
-    return result.report.findings[0]
+def only(result: Loaded) -> Finding:
+    assert len(result.findings) == 1, result.findings
+    return result.findings[0]
 
 
 def text(row: Any) -> list[tuple[str, str]]:
@@ -51,7 +44,8 @@ PAIR = [("user", "Q"), ("assistant", "A")]
         ("a.jsonl", lines(chat("Q", "A")), "openai-chat"),
         ("a.jsonl", lines({"prompt": "Q", "completion": "A"}), "prompt-completion"),
         ("a.jsonl", lines({"instruction": "Q", "input": "", "output": "A"}), "alpaca"),
-        ("a.csv", b"prompt,completion\r\nQ,A\r\n", "csv"),
+        ("a.csv", b"prompt,completion\r\nQ,A\r\n", "prompt-completion"),
+        ("a.csv", b"question,answer\r\nQ,A\r\n", "csv"),
     ],
 )
 def test_each_format_is_recognised_and_gives_the_same_row(tmp_path: Path, name: str, data: bytes, format_: str) -> None:
@@ -66,7 +60,8 @@ def test_each_format_is_recognised_and_gives_the_same_row(tmp_path: Path, name: 
 
 def test_detection_says_what_it_saw(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines({"instruction": "Q", "output": "A"}))
-    assert detect_format(tmp_path / "a.jsonl") == ("alpaca", "line 1 has instruction, output")
+    reading, _ = open_file("a.jsonl", tmp_path / "a.jsonl", DatasetConfig())
+    assert (reading.format, reading.detected_by) == ("alpaca", "line 1 has instruction, output")
 
 
 def test_alpaca_input_follows_the_instruction_on_a_new_line(tmp_path: Path) -> None:
@@ -81,20 +76,20 @@ def test_csv_columns_are_mapped_with_system_and_tags_and_lines_are_physical(tmp_
     assert [row.source for row in result.rows] == ["a.csv:2", "a.csv:4"]
     assert [row.tags for row in result.rows] == [{"tone": "calm"}, {}]
     assert text(result.rows[0])[0] == ("user", "two\nlines")
-    assert [(f.code, f.severity, f.path) for f in result.report.findings] == [("extra_column", "warning", "id")]
+    assert [(f.code, f.severity, f.path) for f in result.findings] == [("extra_column", "warning", "id")]
 
 
 def test_a_csv_without_the_mapped_column_names_the_columns_it_has(tmp_path: Path) -> None:
     result = load(tmp_path, {"a.csv": b"text,label\nQ,A\n"}, columns={"user": "text", "assistant": "category"})
     assert codes(result) == ["missing_column", "too_few_examples"]
-    assert "text, label" in result.report.findings[0].found
+    assert "text, label" in result.findings[0].found
     assert result.report.refused
 
 
 def test_a_bad_csv_record_after_a_quoted_line_break_is_reported_at_its_own_line(tmp_path: Path) -> None:
     data = b'prompt,completion\n"two\nlines",A\nQ,\nQ,A,more\nQ,caf\xe9\nQ,A\n'
     result = load(tmp_path, {"a.csv": data}, max_bad_rows=3)
-    assert [(f.code, f.line) for f in result.report.findings] == [
+    assert [(f.code, f.line) for f in result.findings] == [
         ("missing_content", 4),
         ("wrong_cell_count", 5),
         ("not_utf8", 6),
@@ -105,7 +100,7 @@ def test_a_bad_csv_record_after_a_quoted_line_break_is_reported_at_its_own_line(
 
 def test_a_stray_quote_costs_its_own_record_alone(tmp_path: Path) -> None:
     result = load(tmp_path, {"a.csv": b'prompt,completion\n"Q"x,A\nQ,A\n'}, max_bad_rows=1)
-    assert [(f.code, f.line) for f in result.report.findings] == [("invalid_csv", 2)]
+    assert [(f.code, f.line) for f in result.findings] == [("invalid_csv", 2)]
     assert [row.source for row in result.rows] == ["a.csv:3"]
     assert not result.report.refused
 
@@ -155,7 +150,7 @@ BAD_EXAMPLES = [
     (chat(tags=["x"]), "data_type", "tags"),
     (b'{"messages": [{"role": "user", "content": "\\ud83d"}]}', "not_utf8", "messages[0].content"),
     (b'{"messages": ' + b"1" * 5000 + b"}", "invalid_json", ""),
-    (b"[" * 100_000, "invalid_json", ""),
+    (b"[" * 100_000, "nested_too_deeply", ""),
     ({"prompt": "Q", "completion": "A"}, "mixed_formats", ""),
     (b'{"messages": [}', "invalid_json", ""),
     (b'{"messages": "caf\xe9"}', "not_utf8", ""),
@@ -212,7 +207,7 @@ def test_a_wrong_encoding_is_named(tmp_path: Path, encoding: str, name: str) -> 
         data = lines(chat()) if file == "a.jsonl" else b"prompt,completion\nQ,A\n"
         result = load(tmp_path, {file: data.decode().encode(encoding)})
         assert codes(result) == ["not_utf8", "too_few_examples"]
-        assert name in result.report.findings[0].found
+        assert name in result.findings[0].found
 
 
 def test_latin_1_is_suggested_with_the_letter_it_would_be(tmp_path: Path) -> None:
@@ -269,7 +264,7 @@ def test_two_percent_bad_rows_are_all_reported_and_obey_the_tolerance(tmp_path: 
     for i in range(0, 500, 50):
         values[i] = chat(answer="")
     refused = load(tmp_path, {"a.jsonl": lines(*values)})
-    assert [f.line for f in refused.report.findings] == list(range(1, 500, 50))
+    assert [f.line for f in refused.findings if f.severity == "error"] == list(range(1, 500, 50))
     assert refused.report.refused
     assert "10 of 500 rows are bad" in refused.report.summary()
     accepted = load(tmp_path, {"a.jsonl": lines(*values)}, max_bad_rows=10)
@@ -284,25 +279,26 @@ def test_only_bad_rows_are_refused_whatever_the_tolerance(tmp_path: Path) -> Non
     assert codes(result).count("missing_content") == 30
     assert codes(result)[-1] == "too_few_examples"
     assert result.report.refused
-    assert len(result.report.to_jsonl().splitlines()) == 31
-    assert result.report.markdown().count("\n| ") == 21
-    assert "11 more" in result.report.markdown()
+    assert len(result.bytes["findings.jsonl"].splitlines()) == 31
 
 
 @pytest.mark.parametrize(
     ("name", "data", "found"),
     [
-        ("a.txt", b"hello\n", ".txt"),
-        ("a.json", lines([chat()]), ".json"),
-        ("a.jsonl", b"[\n" + lines(chat()) + b"]\n", "one JSON value over the whole file"),
-        ("a.jsonl", lines({"text": "x"}), "text"),
+        ("a.docx", b"hello\n", ".docx"),
+        ("a.jsonl", b"PK\x03\x04", "ZIP"),
+        ("a.json", b'{\n"data": []}', "one JSON object over the whole file"),
+        ("a.jsonl.gz", lines(chat()), "not gzip"),
+        ("a.jsonl", b"PAR1", "parquet content"),
+        ("a.jsonl", lines({"body": "x"}), "body"),
+        ("a.jsonl", lines({"text": "x", "label": "y"}), "text, label"),
         ("a.jsonl", b"hello\n", "hello"),
     ],
 )
 def test_an_unknown_format_says_what_was_found(tmp_path: Path, name: str, data: bytes, found: str) -> None:
     result = load(tmp_path, {name: data})
     assert codes(result) == ["unknown_format", "too_few_examples"]
-    assert found in result.report.findings[0].found
+    assert found in result.findings[0].found
 
 
 def test_a_format_that_dataset_yaml_asks_for_is_used_or_contradicted(tmp_path: Path) -> None:
@@ -330,8 +326,9 @@ def test_the_same_file_twice_counts_once_and_is_an_error_as_train_and_test(tmp_p
 
 def test_the_report_masks_personal_data_and_cannot_break_out_of_its_table(tmp_path: Path) -> None:
     bad = json.dumps({"messages": "x | jo@example.com 4111111111111111 <script>"}).encode()
-    report = load(tmp_path, {"a.jsonl": lines(chat(), bad)}).report
-    shown = report.markdown() + report.to_jsonl().decode()
+    result = load(tmp_path, {"a.jsonl": lines(chat(), bad)})
+    report = result.report
+    shown = report.markdown() + result.bytes["findings.jsonl"].decode()
     assert "example.com" not in shown
     assert "4111" not in shown
     assert "<script>" not in report.markdown()

@@ -13,11 +13,13 @@ import yaml
 from pydantic import BaseModel
 
 from ftplatform.cli import app
-from ftplatform.core.dataset_config import DatasetConfig, parse_dataset_config
+from ftplatform.core.dataset_config import DatasetConfig, Format, parse_dataset_config
 from ftplatform.core.recipe import Recipe, parse_recipe
-from ftplatform.data.importers import read_file
+from ftplatform.core.rows import Row, rows_from_jsonl
+from ftplatform.data.ingest import ingest
 from ftplatform.data.pii import ENTITIES
 from ftplatform.data.problems import TEXTS
+from ftplatform.data.report import RowReport
 from ftplatform.evaluation.gate import compare, sentence
 from ftplatform.evaluation.margins import DEFAULT_MARGIN
 from ftplatform.recipes import shipped
@@ -96,6 +98,11 @@ def test_every_code_of_the_row_report_has_a_meaning() -> None:
     levels = ("row", "row or file", "file", "file, or warning", "warning")
     coded = {name for name, cells in table.items() if cells[0] in levels}
     assert coded == set(TEXTS)
+    for code, texts in TEXTS.items():
+        level, _, accepted, fix, example = table[code]
+        assert (accepted.replace("\\|", "|"), fix.replace("\\|", "|")) == texts, code
+        assert example, code
+        assert level in levels
 
 
 def test_every_personal_data_entity_is_named() -> None:
@@ -174,17 +181,20 @@ def test_the_command_check_sees_commands_and_tells_wrong_ones() -> None:
 
 def test_the_examples_of_the_formats_are_read_as_what_they_are_said_to_be(tmp_path: Path) -> None:
     page = text("datasets.md")
+    names = "|".join(get_args(Format))
+
+    def read(name: str, example: str, settings: dict[str, Any]) -> tuple[RowReport, list[Row]]:
+        (tmp_path / name).write_text(example)
+        found = ingest([(name, tmp_path / name)], parse_dataset_config({**settings, "min_rows": 1}), tmp_path / "out")
+        return found.report, rows_from_jsonl(found.canonical.read_bytes())
+
     for example in re.findall(r"^```json\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
-        (tmp_path / "one.jsonl").write_text(example)
-        before = page[: page.index(example)]
-        said = re.findall(r"^`(openai-chat|prompt-completion|alpaca)`", before, re.MULTILINE)[-1]
-        found = read_file("one.jsonl", tmp_path / "one.jsonl", DatasetConfig())
-        assert (found.format, len(found.rows), found.findings) == (said, 1, [])
-    (table,) = re.findall(r"^```csv\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    (settings,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    (tmp_path / "one.csv").write_text(table)
-    found = read_file("one.csv", tmp_path / "one.csv", parse_dataset_config(yaml.safe_load(settings)))
-    assert [(row.messages[0].content, row.tags) for row in found.rows] == [("Where is my order?", {"channel": "mail"})]
+        said = re.findall(rf"^`({names})`", page[: page.index(example)], re.MULTILINE)[-1]
+        report, rows = read("one.jsonl", example, {})
+        assert (report.format, len(rows), report.findings) == (said, len(example.splitlines()), ())
+    ((table, settings),) = re.findall(r"^```csv\n(.*?)^```\n+```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    _, rows = read("one.csv", table, yaml.safe_load(settings))
+    assert [(row.messages[0].content, row.tags) for row in rows] == [("Where is my order?", {"channel": "mail"})]
 
 
 def test_the_recipe_of_the_page_is_a_recipe() -> None:

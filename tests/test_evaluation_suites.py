@@ -19,11 +19,11 @@ from ftplatform.evaluation.suite_files import (
     heldout_item,
     pinned_spec,
     platform_suites,
+    prompts_by_suite,
     publish_heldout,
     publish_suite,
     read_suite,
     suite_items,
-    suite_prompts,
 )
 from ftplatform.store import open_store
 
@@ -52,14 +52,14 @@ def folder(tmp_path, monkeypatch):
     """A package folder with one suite, ``own``."""
     monkeypatch.setattr(suite_files, "FOLDER", tmp_path / "suites")
     read_suite.cache_clear()
-    suite_prompts.cache_clear()
+    prompts_by_suite.cache_clear()
     place = tmp_path / "suites" / "own"
     place.mkdir(parents=True)
     (place / "suite.yaml").write_text("name: own\nkind: multiple_choice\ndescription: two questions\n")
     (place / "items.jsonl").write_text("".join(json.dumps(item(n)) + "\n" for n in range(6)))
     yield place
     read_suite.cache_clear()
-    suite_prompts.cache_clear()
+    prompts_by_suite.cache_clear()
 
 
 @pytest.mark.parametrize("name", MANDATORY_SUITES)
@@ -125,8 +125,9 @@ def test_a_definition_under_another_name_is_refused(store, folder):
         publish_suite(store, "own")
 
 
-def test_suite_prompts_are_the_normalised_questions(folder):
-    assert suite_prompts() == {f"question {n}?" for n in range(6)}
+def test_the_prompts_of_a_suite_are_its_normalised_questions(folder):
+    (prompts,) = [set(one) for one in prompts_by_suite().values() if one]
+    assert prompts == {f"question {n}?" for n in range(6)}
 
 
 def conversation(*contents: str, tags: dict[str, str] | None = None) -> Row:

@@ -200,7 +200,7 @@ def test_a_job_of_another_tenant_is_refused(bench: Bench) -> None:
 
 def test_a_lost_object_is_made_again(bench: Bench) -> None:
     first = bench.run([assets.training_plan, assets.tokenized_shards], f"{DATASET}|tiny@1")
-    digest = first.output_for_node("tokenized_shards").shards["train"]
+    digest = first.output_for_node("tokenized_shards").shards["train"][0]
     (bench.parts.settings.home / "store" / "objects" / digest[:2] / digest).unlink()
     again = bench.run([assets.training_plan, assets.tokenized_shards], f"{DATASET}|tiny@1")
     assert again.success

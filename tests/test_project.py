@@ -80,7 +80,7 @@ def test_every_asset_tells_a_person_what_it_is() -> None:
     from ftplatform.definitions import defs
 
     specs = defs.resolve_all_asset_specs()
-    assert len(specs) == 10
+    assert len(specs) == 11
     for spec in specs:
         assert spec.owners, spec.key
         assert spec.group_name != "default", spec.key

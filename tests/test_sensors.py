@@ -11,6 +11,7 @@ import pytest
 from platform_support import Bench, chat_rows
 
 from ftplatform.core.dataset_config import RetrainConfig
+from ftplatform.core.errors import Conflict
 from ftplatform.core.ids import DatasetKey, LineKey
 from ftplatform.core.recipe import parse_recipe
 from ftplatform.resources import Platform
@@ -19,7 +20,8 @@ from ftplatform.sensors.jobs import jobs as jobs_sensor
 from ftplatform.sensors.jobs import settle, settle_ended, submit_if_due
 from ftplatform.sensors.retraining import due, startable
 from ftplatform.sensors.uploads import uploads as uploads_sensor
-from ftplatform.sensors.uploads_folder import at_rest, complete_name, scan
+from ftplatform.sensors.uploads_folder import FolderSource, at_rest, complete_name, scan
+from ftplatform.sensors.uploads_take import intake_job, take
 
 LINE = LineKey.parse("acme/support|tiny@1")
 
@@ -249,3 +251,84 @@ def test_a_link_into_another_tenants_folder_is_not_followed(bench: Bench) -> Non
     assert found["acme/steal"] == {}
     assert "acme/steal2" not in found
     assert "acme/steal/rows.jsonl" in refused
+
+
+def _run_intake(bench: Bench, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
+    assert request.job_name == intake_job.name
+    return intake_job.execute_in_process(
+        run_config=request.run_config, resources=bench.resources, instance=bench.instance, raise_on_error=False
+    )
+
+
+def test_a_set_too_large_for_a_tick_is_taken_by_a_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["ftplatform.sensors.uploads"], "TICK_COST", 1000)
+    ticks = Ticks(bench)
+    _drop(bench, "acme/support", "rows.jsonl", chat_rows(5))
+    ticks.tick()
+    (request,) = ticks.tick()
+    assert bench.parts.catalog.datasets.pending_uploads() == [], "the tick itself copies nothing"
+    assert ticks.tick() == [], "it is asked for once"
+    assert _run_intake(bench, request).success
+    (request,) = ticks.tick()
+    assert (request.job_name, request.run_key) == ("data_job", "upload:1")
+
+
+def test_a_large_set_that_changed_before_its_run_is_left_for_the_newer_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded late, the older files would come after the newer ones and replace them."""
+    monkeypatch.setattr(sys.modules["ftplatform.sensors.uploads"], "TICK_COST", 1000)
+    ticks = Ticks(bench)
+    _drop(bench, "acme/support", "rows.jsonl", chat_rows(5))
+    ticks.tick()
+    (old,) = ticks.tick()
+    _drop(bench, "acme/support", "more.jsonl", chat_rows(5, start=5))
+    ticks.tick()
+    (new,) = ticks.tick()
+    assert old.run_key != new.run_key
+    assert _run_intake(bench, new).success
+    late = _run_intake(bench, old)
+    assert not late.success
+    assert "changed while it was being taken in" in bench.failure(late)
+    assert [len(u["files"]) for u in bench.parts.catalog.datasets.pending_uploads()] == [2]
+
+
+def test_a_tick_takes_as_much_as_it_can_and_the_next_one_the_rest(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["ftplatform.sensors.uploads"], "TICK_COST", 150_000)
+    for name in ("a", "b"):
+        _drop(bench, f"acme/{name}", "rows.jsonl", chat_rows(5))
+    ticks = Ticks(bench)
+    ticks.tick()
+    assert [request.partition_key for request in ticks.tick()] == ["acme/a"]
+    assert [request.partition_key for request in ticks.tick()] == ["acme/a", "acme/b"]
+
+
+def test_files_that_change_under_the_copy_are_not_recorded(bench: Bench) -> None:
+    path = _drop(bench, "acme/support", "rows.jsonl", chat_rows(5))
+
+    class Moving(FolderSource):
+        def fetch(self, key: DatasetKey, name: str, scratch: Path) -> Path:
+            os.utime(path, ns=(1, 1))
+            return super().fetch(key, name, scratch)
+
+    source = Moving(bench.parts.settings.uploads)
+    with pytest.raises(Conflict):
+        take(bench.parts, source, DatasetKey("acme", "support"), source.files(DatasetKey("acme", "support")), "folder")
+    assert bench.parts.catalog.datasets.pending_uploads() == []
+
+
+def test_a_folder_replaced_by_a_link_after_the_look_has_no_files(bench: Bench) -> None:
+    secret = _drop(bench, "globex/secret", "rows.jsonl", chat_rows(5))
+    (secret.parent.parent.parent / "acme").mkdir()
+    (secret.parent.parent.parent / "acme" / "support").symlink_to(secret.parent)
+    assert FolderSource(bench.parts.settings.uploads).files(DatasetKey("acme", "support")) == {}
+
+
+def test_the_cursor_does_not_grow_with_the_files(bench: Bench) -> None:
+    for number in range(50):
+        _drop(bench, "acme/support", f"rows-{number}.jsonl", "x")
+    ticks = Ticks(bench)
+    ticks.tick()
+    assert len(ticks.cursor or "") < 200

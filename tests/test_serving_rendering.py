@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from serving_support import write_base
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ftplatform.core.rows import Message, Row
 from ftplatform.data.chat_format import load_chat_format
-from ftplatform.data.tokenize import tokenize_rows
+from ftplatform.data.families import FAMILIES, family
+from ftplatform.data.tokenize import IGNORED, tokenize_rows
 from ftplatform.serving.embedded_errors import ApiError
 from ftplatform.serving.embedded_text import Decoder, TextCodec, load_codec
 from ftplatform.training.starter import CHAT_TEMPLATE
@@ -103,3 +104,104 @@ def test_a_token_that_is_half_a_character_is_named_by_its_bytes(codec: TextCodec
     first = codec.prompt_ids("ü")[0]
     assert codec.piece(first) == ("bytes:\\xc3", b"\xc3")
     assert codec.piece(codec.prompt_ids("a")[0]) == ("a", b"a")
+
+
+MARKS = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|im_sep|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "[INST]",
+    "[/INST]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    "<|end|>",
+    "<|pad|>",
+    "<s>",
+    "</s>",
+]
+OFFICIAL = {
+    "llama-3": "llama3", "llama-3.1": "llama3_1", "llama-3.2": "llama3_2", "qwen-2.5": "qwen2_5", "qwen-3": "qwen3",
+    "qwen-3-2507": "qwen3_instruct_2507", "gemma": "gemma", "gemma-3": "gemma3", "phi-3": "phi3", "phi-3.5": "phi3_5",
+}  # fmt: skip
+"""Official templates that come with TRL; they have no generation markers."""
+FORMS = [(one.name, None) for one in FAMILIES] + list(OFFICIAL.items())
+TALKS = [
+    [Message("user", "Where is my card?"), Message("assistant", "It is on its way.")],
+    [
+        Message("system", "Be kind."),
+        Message("user", "  grüße, 世界 🙂\n "),
+        Message("assistant", " two\n\nlines  "),
+        Message("user", "why? {{ x }} <b>"),
+        Message("assistant", "é"),
+    ],
+]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """A byte-level BPE with merges, on which words and marks can only be told apart as the real ones do it."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    made.train_from_iterator(
+        [m.content for talk in TALKS for m in talk] * 5 + ["user assistant system model"] * 9, trainer
+    )
+    return made
+
+
+@pytest.fixture(params=FORMS, ids=lambda form: "/".join(filter(None, form)))
+def base(request: pytest.FixtureRequest, small: Tokenizer, tmp_path: Path) -> tuple[Path, PreTrainedTokenizerFast]:
+    """A model folder of a family, its template ours or the official one, saved and read again by transformers."""
+    name, file = request.param
+    if file is None:
+        source = family(name).source
+    else:
+        trl = pytest.importorskip("trl")
+        source = (Path(trl.__file__).parent / "chat_templates" / f"{file}.jinja").read_text()
+    stop = (
+        next((one.stop for one in FAMILIES if one.name == ("llama-3" if name == "llama-3.2" else name)), "") or "</s>"
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=small, bos_token="<s>", eos_token=stop, pad_token="<|pad|>", extra_special_tokens=MARKS
+    )
+    made.chat_template = source
+    made.save_pretrained(tmp_path)
+    return tmp_path, AutoTokenizer.from_pretrained(tmp_path)
+
+
+def refuses_system(template: str) -> bool:
+    return "System role not supported" in template or "Only user and assistant roles are supported!" in template
+
+
+def test_training_serving_and_transformers_have_the_same_ids_for_every_family(
+    base: tuple[Path, PreTrainedTokenizerFast],
+) -> None:
+    folder, theirs = base
+    form, codec = load_chat_format(folder), load_codec(folder)
+    fixed = {"date_string": "26 Jul 2024"}  # what the templates fall back on where no clock is offered
+    for talk in TALKS:
+        if refuses_system(theirs.chat_template) and talk[0].role == "system":
+            talk = talk[1:]
+        plain = [{"role": m.role, "content": m.content} for m in talk]
+        row = tokenize_rows([Row(tuple(talk), "f:1")], form.tokenizer, form.template, 10_000).rows[0]
+        assert row.input_ids.tolist() == theirs.apply_chat_template(plain, return_dict=False, **fixed)
+        asked = codec.chat_ids(talk[:-1])
+        assert asked == theirs.apply_chat_template(plain[:-1], add_generation_prompt=True, return_dict=False, **fixed)
+        learned = (row.labels != IGNORED).nonzero()[0]
+        assert row.input_ids[learned[-1]] in form.stop_ids
+        if form.family not in ("mistral-v3", "mistral-tekken") or talk[0].role != "system":
+            # The answer begins exactly where serving's prompt ends.
+            assert row.input_ids[: len(asked)].tolist() == asked
+            assert len(asked) in learned
+            assert len(asked) - 1 not in learned

@@ -20,7 +20,7 @@ from ftplatform.store.payload_io import PayloadIO, fence_name
 from ftplatform.training.loss import LabelledLogits
 from ftplatform.training.model import load_base
 from ftplatform.training.sft import train
-from ftplatform.training.shards import IGNORED, RowOrder, Rows, read_shard
+from ftplatform.training.shards import IGNORED, RowOrder, ShardRows, read_shards
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_the_loss_of_a_packed_row_is_that_of_its_documents_alone(tmp_path: Path)
     spec = tiny_spec(tmp_path)
     store = store_in(tmp_path)[1]
     model = load_base(store.fetch_tree(spec.base_weights, tmp_path / "b"))
-    row = read_shard(store.path(spec.shards["train"]), VOCABULARY, LENGTH).take(torch.arange(2))
+    row = read_shards([store.path(spec.shards["train"][0])], VOCABULARY, LENGTH).take(torch.arange(2))
     with LabelledLogits(model) as labelled:
         packed = float(labelled.loss_sum(model, row))
     alone, half = 0.0, LENGTH // 2
@@ -60,7 +60,7 @@ def test_the_first_token_of_a_document_is_never_a_target_of_the_one_before(tmp_p
     ids = torch.arange(2, 10, dtype=torch.int32)[None]
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]], dtype=torch.int32)
     save_file({"input_ids": ids, "labels": ids.clone(), "position_ids": positions}, tmp_path / "s")
-    targets = read_shard(tmp_path / "s", VOCABULARY, LENGTH).targets
+    targets = read_shards([tmp_path / "s"], VOCABULARY, LENGTH).take(torch.tensor([0])).targets
     assert targets.tolist() == [[3, 4, 5, IGNORED, 7, 8, 9, IGNORED]]
 
 
@@ -79,7 +79,7 @@ def test_a_shard_that_cannot_be_trained_on_is_refused_with_the_reason(tmp_path: 
     change(tensors)
     save_file(tensors, tmp_path / "changed")
     with pytest.raises(DataRefused, match=said):
-        read_shard(tmp_path / "changed", VOCABULARY, LENGTH)
+        read_shards([tmp_path / "changed"], VOCABULARY, LENGTH)
 
 
 def test_every_epoch_shows_every_row_once_in_an_order_of_its_own() -> None:
@@ -101,7 +101,7 @@ def test_a_lora_adapter_loads_answers_as_fingerprinted_and_names_no_place(tmp_pa
     assert sorted(path.name for path in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     assert str(tmp_path) not in (adapter / "adapter_config.json").read_text()
     proof = store.get_json(result.artifacts["fingerprint"])
-    row = read_shard(store.path(spec.shards["train"]), VOCABULARY, LENGTH)
+    row = read_shards([store.path(spec.shards["train"][0])], VOCABULARY, LENGTH).take(torch.tensor([0]))
     assert proof["prompt_ids"] == row.input_ids[0, :16].tolist()
     base = AutoModelForCausalLM.from_pretrained(store.fetch_tree(spec.base_weights, tmp_path / "again"))
     model = PeftModel.from_pretrained(base, str(adapter)).eval()
@@ -136,7 +136,7 @@ def test_the_split_into_micro_batches_does_not_change_the_training(tmp_path: Pat
         tensors["labels"][row, : LENGTH - 3] = IGNORED
     save_file(tensors, tmp_path / "uneven")
     store = store_in(tmp_path)[1]
-    spec = changed(spec, shards={"train": store.put_file(tmp_path / "uneven")})
+    spec = changed(spec, shards={"train": (store.put_file(tmp_path / "uneven"),)})
     weights = []
     for number, (micro, accumulation) in enumerate([(4, 1), (1, 4)], start=1):
         one = changed(spec, key=str(number) * 64, micro_batch=micro, accumulation=accumulation)
@@ -226,5 +226,31 @@ def test_padding_rows_and_documents_do_not_see_each_other() -> None:
 def test_rows_know_their_supervised_positions(tmp_path: Path) -> None:
     spec = tiny_spec(tmp_path)
     store = store_in(tmp_path)[1]
-    rows: Rows = read_shard(store.path(tiny_shard(store, tmp_path, rows=3)), VOCABULARY, spec.max_length)
+    rows: ShardRows = read_shards([store.path(tiny_shard(store, tmp_path, rows=3))], VOCABULARY, spec.max_length)
     assert rows.supervised == 3 * LENGTH // 2
+    assert rows.labelled.tolist() == [LENGTH // 2] * 3
+
+
+def test_rows_of_several_files_are_those_of_one_file_with_all_of_them(tmp_path: Path) -> None:
+    tiny_spec(tmp_path)
+    whole = load_file(tmp_path / "shard-0.safetensors")
+    paths = []
+    for number, (start, end) in enumerate([(0, 5), (5, 6), (6, 24)]):
+        paths.append(tmp_path / f"part{number}")
+        save_file({name: tensor[start:end].contiguous() for name, tensor in whole.items()}, paths[-1])
+    one = read_shards([tmp_path / "shard-0.safetensors"], VOCABULARY, LENGTH)
+    several = read_shards(paths, VOCABULARY, LENGTH)
+    index = torch.tensor([23, 0, 5, 4, 6, 5])
+    assert len(several) == 24
+    for name in ("input_ids", "targets", "position_ids"):
+        assert torch.equal(getattr(one.take(index), name), getattr(several.take(index), name))
+    assert torch.equal(one.labelled, several.labelled)
+    assert one.take(index).input_ids.tolist() == whole["input_ids"][index].tolist()
+
+
+def test_files_with_rows_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    tiny_spec(tmp_path)
+    tensors = load_file(tmp_path / "shard-0.safetensors")
+    save_file({name: tensor[:, :16].contiguous() for name, tensor in tensors.items()}, tmp_path / "short")
+    with pytest.raises(DataRefused, match="one length"):
+        read_shards([tmp_path / "shard-0.safetensors", tmp_path / "short"], VOCABULARY, LENGTH)

@@ -63,7 +63,7 @@ def tiny_spec(folder: Path, key: str = "a" * 64, *, kind: str = "lora", steps: i
         key=key,
         store=address,
         base_weights=tiny_base(store, folder),
-        shards={"train": tiny_shard(store, folder), "validation": tiny_shard(store, folder, 4, seed=1)},
+        shards={"train": (tiny_shard(store, folder),), "validation": (tiny_shard(store, folder, 4, seed=1),)},
         max_length=LENGTH,
         method="sft",
         parameterisation=kind,  # type: ignore[arg-type]

@@ -16,8 +16,11 @@ from ftplatform.core.ids import BaseKey
 from ftplatform.core.manifests import BaseModel, BaseScores
 from ftplatform.core.payload import ModelSpec
 from ftplatform.core.rows import Row, rows_to_jsonl
+from ftplatform.data.chat_format import ChatFormat
 from ftplatform.data.starter_text import replay
 from ftplatform.data.tables import markdown_table
+from ftplatform.data.template_check import check_template
+from ftplatform.data.tokenize import control_tokens
 from ftplatform.evaluation.margins import MANDATORY_SUITES
 from ftplatform.evaluation.score_cache import load_scores, missing_scores, record_scores, score_requests
 from ftplatform.evaluation.suite_files import publish_suite
@@ -41,6 +44,7 @@ REPLAY_ROWS = 2000
         {
             "safetensors_only": "weights are safetensors and nothing in the folder would run code when loaded",
             "complete": "configuration, tokenizer and chat template are there",
+            "chat_template": "the template shows every text, tells answers apart and ends them with a stop token",
         },
     ),
 )
@@ -121,10 +125,10 @@ def _checks(parts: Parts, weights: str) -> list[CheckResult]:
     missing = [name for name in needed if name not in names]
     if not any(name.endswith(".safetensors") for name in names):
         missing.append("*.safetensors")
-    text = ""
+    text, template = "", []
     if not missing:
         try:
-            chat_format(parts.store, weights)
+            template = [_template(chat_format(parts.store, weights))]
         except InvalidConfig as error:
             text = str(error)
     return [
@@ -136,4 +140,26 @@ def _checks(parts: Parts, weights: str) -> list[CheckResult]:
             not missing and not text,
             text or (f"missing: {', '.join(missing)}" if missing else f"{len(names)} files"),
         ),
+        *template,
     ]
+
+
+def _template(text: ChatFormat) -> CheckResult:
+    """All findings about the template as one check: an error stops the base, a warning is shown."""
+    template = text.template
+    found = check_template(
+        template.source,
+        template.special_tokens,
+        template.stop_tokens,
+        control_tokens(text.tokenizer, template),
+    )
+    failed = [check for check in found if not check.passed]
+    stopped = blocking(failed)
+    known = f"rendered as {text.family}" if text.family else "no template of a family we know"
+    return CheckResult(
+        "chat_template",
+        not stopped,
+        "; ".join(f"{c.name}: {c.message}" for c in stopped)
+        or f"{known}, {len(found) - len(failed)} of {len(found)} checks without a remark",
+        rows=[{"check": c.name, "severity": c.severity, "what": c.message} for c in failed],
+    )

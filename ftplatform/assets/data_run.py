@@ -21,12 +21,8 @@ def data_run(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[
     """One data run of a dataset at a time: two would mix the rows of one upload with the verdict on another."""
     with readable_failures():
         parts, key = platform.parts, DatasetKey.parse(context.partition_key)
-        name = f"dataset:{key}"
-        parts.catalog.leases.acquire(name, context.run_id, parts.settings.lease_seconds)
-        try:
+        with parts.catalog.leases.hold(f"dataset:{key}", context.run_id, parts.settings.lease_seconds):
             yield parts, key
-        finally:
-            parts.catalog.leases.release(name, context.run_id)
 
 
 def upload_of(context: dg.AssetExecutionContext, parts: Parts, key: DatasetKey) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from ftplatform.core.checks import CheckResult
 from ftplatform.core.errors import FtError
 from ftplatform.core.frozen import Frozen
 from ftplatform.data.tables import markdown_table
+from ftplatform.resources.platform import Parts
 
 
 def check_specs(
@@ -39,6 +41,14 @@ def to_dagster(check: CheckResult) -> dg.AssetCheckResult:
 def picture(png: bytes, alt: str) -> dg.MetadataValue:
     """A picture inside the metadata itself, so that the page shows it without another server."""
     return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def page(parts: Parts, digest: str, place: str, name: str) -> dg.MetadataValue:
+    """An HTML page of the store on this machine's disk, where a browser opens it; the store has it for every other."""
+    target = parts.settings.home / "data-docs" / place / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(parts.store.path(digest), target)
+    return dg.MetadataValue.path(str(target))
 
 
 def result(manifest: Frozen, metadata: dict[str, Any], *, reused: bool | None = None) -> dg.MaterializeResult:

@@ -7,22 +7,14 @@ import dagster as dg
 
 from ftplatform.assets.line import line_run
 from ftplatform.assets.reporting import check_specs, picture, result, to_dagster
-from ftplatform.assets.tokenizing import chat_format
+from ftplatform.assets.tokenizing import SPLITS, make_shards
 from ftplatform.core.checks import CheckResult, blocking
 from ftplatform.core.manifests import TokenizedShards
 from ftplatform.core.plan import Plan
-from ftplatform.core.rows import rows_from_jsonl
-from ftplatform.data.pack import pack
-from ftplatform.data.replay import with_replay
-from ftplatform.data.supervision import check_supervision, learned_markdown
-from ftplatform.data.tables import length_histogram
-from ftplatform.data.tokenize import tokenize_rows
+from ftplatform.data.tables import markdown_table
 from ftplatform.partitions import lines
 from ftplatform.resources import Platform
-from ftplatform.resources.platform import Parts
 from ftplatform.store.cache import cache_key, cached, code_digest
-
-SPLITS = ("train", "validation")
 
 
 @dg.asset(
@@ -64,10 +56,16 @@ def tokenized_shards(context: dg.AssetExecutionContext, platform: Platform, trai
                 plan.base.replay if plan.replay else None,
                 plan.training.seed if plan.replay else None,
             ],
+            "mix": [plan.mix.model_dump(mode="json"), plan.training.seed] if plan.mix else None,
         }
-        code = code_digest("data/tokenize", "data/pack", "data/supervision", "data/replay", "data/chat_format")
+        code = code_digest("data/token_work", "data/token_checks", "data/mix", "data/replay", "data/supervision")
+        # A row's tokens depend on less than the shards do: they outlive a change of packing, mix, length or checks.
+        rows_code = code_digest("data/tokenize", "data/token_cache", "data/chat_format")
         key = cache_key("tokenize", code=code, inputs=inputs)
-        made, reused = cached(parts.store, "tokenize", key, lambda: _work(parts, plan), needs=_objects)
+        dataset = str(run.line.dataset)
+        made, reused = cached(
+            parts.store, "tokenize", key, lambda: make_shards(parts, plan, dataset, rows_code), needs=_objects
+        )
         checks = [CheckResult(**check) for check in made["checks"]]
         for check in checks:
             yield to_dagster(check)
@@ -85,6 +83,9 @@ def tokenized_shards(context: dg.AssetExecutionContext, platform: Platform, trai
                 "tokens that carry loss": manifest.supervised["train"],
                 "sequences": manifest.sequences["train"],
                 "fill": made["fill"],
+                "layout": manifest.layout,
+                "rows tokenized anew": made["tokenized"],
+                **({"mix": dg.MetadataValue.md(markdown_table(made["mix"]))} if made["mix"] else {}),
                 "learned text": dg.MetadataValue.md(made["learned"]),
                 "lengths": picture(parts.store.get_bytes(made["lengths"]), "tokens per row"),
             },
@@ -93,34 +94,4 @@ def tokenized_shards(context: dg.AssetExecutionContext, platform: Platform, trai
 
 
 def _objects(made: dict[str, Any]) -> list[str]:
-    return [*made["manifest"]["shards"].values(), made["lengths"]]
-
-
-def _work(parts: Parts, plan: Plan) -> dict[str, Any]:
-    text = chat_format(parts.store, plan.base.weights)
-    length = plan.training.max_length
-    rows = {name: rows_from_jsonl(parts.store.get_bytes(plan.curated.splits[name])) for name in SPLITS}
-    if plan.replay:
-        assert plan.base.replay is not None
-        general = rows_from_jsonl(parts.store.get_bytes(plan.base.replay))
-        rows["train"] = with_replay(rows["train"], general, plan.replay, plan.training.seed)
-    tokenized = {name: tokenize_rows(split, text.tokenizer, text.template, length) for name, split in rows.items()}
-    packed = {name: pack(found.rows, length, text.pad_id) for name, found in tokenized.items()}
-    checks = check_supervision(tokenized["train"], text.stop_ids, plan.training.too_long)
-    manifest = TokenizedShards(
-        shards={name: parts.store.put_bytes(shard.to_bytes()) for name, shard in packed.items()},
-        sequences={name: shard.sequences for name, shard in packed.items()},
-        tokens={name: shard.tokens for name, shard in packed.items()},
-        supervised={name: shard.supervised for name, shard in packed.items()},
-        dropped={name: len(found.too_long) for name, found in tokenized.items()},
-        max_length=length,
-        template=text.template.digest,
-        tokenizer=text.tokenizer_digest,
-    )
-    return {
-        "manifest": manifest.model_dump(mode="json"),
-        "checks": [{name: getattr(check, name) for name in check.__slots__} for check in checks],
-        "fill": packed["train"].fill,
-        "learned": learned_markdown(tokenized["train"].rows, text.tokenizer),
-        "lengths": parts.store.put_bytes(length_histogram(tokenized["train"].lengths, "tokens per row", limit=length)),
-    }
+    return [*(digest for files in made["manifest"]["shards"].values() for digest in files), made["lengths"]]

@@ -6,7 +6,12 @@ Checkpoint commits have a fence of their own, the payload's attempt number, beca
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+
 from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from ftplatform.catalog.base import Part, insert_missing, now
 from ftplatform.catalog.tables import leases
@@ -37,6 +42,39 @@ class Leases(Part):
                 .values(holder=holder, token=token, expires_at=moment + seconds)
             )
             return int(token)
+
+    @contextmanager
+    def hold(self, name: str, holder: str, seconds: float) -> Iterator[None]:
+        """Take the lease, renew it in the background for as long as the block runs, then give it up.
+
+        Raises:
+            Conflict: somebody else holds it; or, at the end of the block, somebody else took it meanwhile (the process
+                was asleep for longer than the lease), so what the block made must not be published.
+        """
+        self.acquire(name, holder, seconds)
+        done, lost = Event(), list[Conflict]()
+
+        def renew() -> None:
+            while not done.wait(seconds / 4):
+                try:
+                    self.acquire(name, holder, seconds)
+                except Conflict as error:
+                    lost.append(error)
+                    return
+                except SQLAlchemyError:
+                    # A database that is away for a moment costs nothing while the lease lasts; the next beat tries again.
+                    continue
+
+        beat = Thread(target=renew, name=f"lease {name}", daemon=True)
+        beat.start()
+        try:
+            yield
+        finally:
+            done.set()
+            beat.join()
+            self.release(name, holder)
+        if lost:
+            raise lost[0]
 
     def holder(self, name: str) -> str | None:
         """Who took the lease last, None for a lease nobody ever took."""

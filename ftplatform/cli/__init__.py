@@ -10,7 +10,7 @@ from ftplatform.cli import bases, datasets, demo, jobs, recipes, services
 from ftplatform.core.errors import FtError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
-app.add_typer(datasets.app, name="dataset", help="Customers' data: push, list, report.")
+app.add_typer(datasets.app, name="dataset", help="Customers' data: check, push, list, report, show, trace.")
 app.add_typer(recipes.app, name="recipe", help="Recipes: add, list, show.")
 app.add_typer(bases.app, name="base", help="Base models: add, list.")
 app.add_typer(jobs.app, name="job", help="Jobs: list, show, cancel.")

@@ -22,7 +22,7 @@ from ftplatform.cli.local_run import materialize
 from ftplatform.cli.processes import Processes
 from ftplatform.cli.services import running
 from ftplatform.core.dataset_config import HELDOUT_SUITE
-from ftplatform.core.errors import Conflict, FtError
+from ftplatform.core.errors import Conflict, FtError, InvalidConfig
 from ftplatform.core.ids import DatasetKey, LineKey
 from ftplatform.core.manifests import EvalReport
 from ftplatform.demo.datasets import EXAMPLE_QUESTIONS, write_good_dataset, write_poisoned_dataset
@@ -76,6 +76,8 @@ def demo(
 
 def empty_home(settings: Settings) -> None:
     """Clear what an earlier demo left; anything else in the home is somebody's work and stays."""
+    if settings.uploads_s3:
+        raise InvalidConfig("the demo drops files into a folder: unset FTPLATFORM_UPLOADS, which names S3")
     marker = settings.home / ".demo"
     if settings.home.exists() and any(settings.home.iterdir()):
         if not marker.exists():

@@ -38,7 +38,7 @@ def up() -> None:
         show(
             "running",
             ("what", "where"),
-            [*urls.items(), ("uploads folder", settings.uploads), ("logs", settings.home / "logs")],
+            [*urls.items(), ("uploads", settings.uploads_s3 or settings.uploads), ("logs", settings.home / "logs")],
         )
         console.print("Stop with Ctrl-C.")
         while True:

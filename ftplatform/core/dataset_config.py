@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -14,17 +14,36 @@ FILE_NAME = "dataset.yaml"
 HELDOUT_SUITE = "heldout"
 """The suite made of the dataset's own test rows."""
 
-Format = Literal["auto", "openai-chat", "prompt-completion", "alpaca", "csv"]
+Format = Literal[
+    "auto",
+    "openai-chat",
+    "openai-preference",
+    "openai-reinforcement",
+    "prompt-completion",
+    "prompt",
+    "preference",
+    "kto",
+    "alpaca",
+    "sharegpt",
+    "text",
+    "csv",
+]
 
 
 class Columns(Frozen):
-    """Which CSV columns become which turn."""
+    """Which columns of a table become what; a JSON object's keys are columns too."""
 
-    user: str
-    assistant: str
+    user: str | None = None
+    assistant: str | None = None
     system: str | None = None
+    text: str | None = None
+    """A document for continued pre-training."""
+    chosen: str | None = None
+    rejected: str | None = None
+    label: str | None = None
+    """Whether ``assistant`` is a good answer: true/false, 1/0, yes/no (KTO)."""
     tags: tuple[str, ...] = ()
-    """Columns kept as tags; evaluation reports a slice per value."""
+    """Columns kept as tags; evaluation reports a slice per value, and a recipe can mix by one."""
 
 
 class SplitConfig(Frozen):
@@ -32,15 +51,110 @@ class SplitConfig(Frozen):
 
     validation: float = Field(0.05, ge=0.0, le=0.5)
     test: float = Field(0.2, ge=0.0, le=0.5)
+    validation_files: tuple[str, ...] = ()
+    """Names of the customer's own validation files; when given, no other row is held out for validation."""
     test_files: tuple[str, ...] = ()
     """Names of the customer's own test files; when given, no other row is held out for test."""
+    group_by: str | None = None
+    """A tag: all rows with the same value (a customer, a document) stand on the same side."""
+
+
+PiiAction = Literal["replace", "mask", "pseudonym", "drop_row", "allow"]
 
 
 class PiiConfig(Frozen):
-    policy: Literal["replace", "off"] = "replace"
-    """``replace`` writes ``<ENTITY>`` in place of what was found."""
+    policy: Literal["replace", "mask", "pseudonym", "drop_row", "off"] = "replace"
+    """``replace`` writes ``<ENTITY>``, ``mask`` stars, ``pseudonym`` the same invented value for the same one found,
+    ``drop_row`` leaves the row out.
+    """
+    entities: dict[str, PiiAction] = {}
+    """What to do with one entity, where it differs from ``policy``."""
     allow: tuple[str, ...] = ()
     """Entities that stay as they are, for example ``PHONE_NUMBER``."""
+    ner_model: str | None = None
+    """Folder of a transformers token classifier for names and places; on the machine that curates."""
+
+
+class ToxicityConfig(Frozen):
+    policy: Literal["off", "flag", "drop", "fail"] = "off"
+    """``flag`` tags the row, ``drop`` leaves it out, ``fail`` refuses the version above ``max_rate``."""
+    threshold: float = Field(0.8, gt=0.0, le=1.0)
+    """Score from which a row counts as toxic."""
+    max_rate: float = Field(0.01, ge=0.0, le=1.0)
+    """Share of toxic rows above which ``fail`` refuses."""
+    model: str = "builtin"
+    """``builtin`` (English), ``words`` (only the lists), or the folder of a transformers text classifier."""
+    words: dict[str, tuple[str, ...]] = {}
+    """Word lists by language code; a row with one of them counts as toxic. ``any`` holds for every language."""
+
+
+class LanguageConfig(Frozen):
+    detect: bool = True
+    allow: tuple[str, ...] = ()
+    """ISO 639-1 codes; rows in another language are handled by ``others``. Empty allows all."""
+    others: Literal["flag", "drop"] = "flag"
+
+
+class UnicodeConfig(Frozen):
+    normalise: Literal["NFC", "NFKC", "off"] = "NFC"
+    zero_width: Literal["remove", "keep"] = "remove"
+    """Invisible characters; joiners inside scripts that need them stay."""
+    bidi: Literal["remove", "keep"] = "remove"
+    """Direction overrides, which make text read otherwise than it is stored."""
+    digits: Literal["keep", "ascii"] = "keep"
+
+
+class DuplicatesConfig(Frozen):
+    near: Literal["off", "report", "drop"] = "report"
+    """What to do with rows nearly the same as an earlier one."""
+    threshold: float = Field(0.85, gt=0.0, lt=1.0)
+    """Jaccard similarity of word shingles from which two rows are near duplicates."""
+
+
+class ContaminationConfig(Frozen):
+    """Training rows that repeat held-out ones: own validation and test rows, suites, held-out rows of earlier versions."""
+
+    policy: Literal["remove", "refuse"] = "remove"
+    """``remove`` leaves the training row out and counts it, ``refuse`` stops the version."""
+    ngram: int = Field(13, ge=5, le=50)
+    """Words in a row that count as the same passage."""
+    threshold: float = Field(0.85, gt=0.0, lt=1.0)
+    """Jaccard similarity from which a training row nearly repeats a held-out one."""
+
+
+class TagRule(Frozen):
+    """Tags rows whose text matches."""
+
+    tag: str
+    value: str
+    pattern: str
+    """A regular expression (RE2), searched in the user turns, or in the document."""
+
+
+class TaggingConfig(Frozen):
+    rules: tuple[TagRule, ...] = ()
+    """The first rule of a tag that matches sets it; a tag the row brings itself stays."""
+    classifier: str | None = None
+    """Name of a function that an installed package offers as an entry point of ``ftplatform.tag_classifiers``: called
+    with lists of texts, it gives a dict of tags each. Not a path to import: a dataset.yaml must not run code.
+    """
+
+
+class SyntheticConfig(Frozen):
+    """``synthetic_rows``: rows a teacher model writes from the dataset's own."""
+
+    url: str
+    """An OpenAI-compatible endpoint, with its ``/v1``; one of those that ``FTPLATFORM_TEACHERS`` allows."""
+    model: str
+    kind: Literal["paraphrase", "generate"] = "paraphrase"
+    per_seed: int = Field(1, ge=1, le=20)
+    seeds: int = Field(100, ge=1)
+    """Training rows drawn as seeds."""
+    temperature: float = Field(0.8, ge=0.0, le=2.0)
+    max_tokens: int = Field(256, ge=1)
+    seed: int = 17
+    max_share: float = Field(0.3, gt=0.0, lt=1.0)
+    """Largest share of synthetic rows in the training split; more are left out."""
 
 
 class RetrainConfig(Frozen):
@@ -59,7 +173,16 @@ class DatasetConfig(Frozen):
     max_bad_rows: int = Field(0, ge=0)
     """0 refuses the upload for one bad row; above 0 that many bad rows are dropped, listed and warned about."""
     min_rows: int = Field(10, ge=1)
+    unicode: UnicodeConfig = UnicodeConfig()
     pii: PiiConfig = PiiConfig()
+    toxicity: ToxicityConfig = ToxicityConfig()
+    language: LanguageConfig = LanguageConfig()
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    contamination: ContaminationConfig = ContaminationConfig()
+    tagging: TaggingConfig = TaggingConfig()
+    expectations: tuple[dict[str, Any], ...] = ()
+    """Great Expectations beyond the platform's own: {type, and its arguments} on the columns of the row profile."""
+    synthetic: SyntheticConfig | None = None
     train_with: tuple[str, ...] = ()
     """Recipes (``slug@N``) that train on every new version."""
     suites: tuple[str, ...] = ()

@@ -26,8 +26,12 @@ class RawDataset(Frozen):
     bad_rows: int
     report: str
     """Object: JSONL of every finding."""
+    page: str
+    """Object: the report as an HTML page."""
     canonical: str
     """Object: JSONL of the accepted rows in canonical form, in upload order."""
+    validation_canonical: str | None
+    """Object: the same for the customer's own validation files."""
     test_canonical: str | None
     """Object: the same for the customer's own test files."""
     config: str
@@ -44,6 +48,21 @@ class CuratedDataset(Frozen):
     """Rows dropped, by reason."""
     pii: dict[str, int]
     """Findings replaced, by entity."""
+
+
+class SyntheticRows(Frozen):
+    dataset: str
+    teacher: str
+    kind: Literal["paraphrase", "generate"]
+    seeds: int
+    calls: int
+    rows: int
+    dropped: dict[str, int]
+    """Answers that became no row, by reason."""
+    file: str
+    """Object: the rows as an openai-chat file."""
+    failures: str
+    """Object: JSONL of {call, seed, reason, found}."""
 
 
 class BaseModel(Frozen):
@@ -78,8 +97,10 @@ class BaseScores(Frozen):
 
 
 class TokenizedShards(Frozen):
-    shards: dict[str, str]
-    """Object per split (train, validation): a safetensors file of packed rows."""
+    layout: Literal["sft", "text", "preference", "kto", "prompts"]
+    """What a file holds; see ``data/shards.py`` for the tensors."""
+    shards: dict[str, tuple[str, ...]]
+    """Objects per split (train, validation), in order: safetensors files of bounded size."""
     sequences: dict[str, int]
     tokens: dict[str, int]
     supervised: dict[str, int]

@@ -48,8 +48,8 @@ class TrainSpec(Frozen):
     """Cache key of the training: names the payload, its checkpoints and its fence."""
     store: StoreAddress
     base_weights: str
-    shards: dict[str, str]
-    """Objects by split: ``train`` and, when there are such rows, ``validation``."""
+    shards: dict[str, tuple[str, ...]]
+    """Objects by split, in order: ``train`` and, when there are such rows, ``validation``."""
     max_length: int
     method: Method
     parameterisation: Parameterisation

@@ -6,7 +6,7 @@ from typing import Literal
 
 from ftplatform.core.frozen import Frozen
 from ftplatform.core.manifests import BaseModel, CuratedDataset
-from ftplatform.core.recipe import LoraConfig, Method, Parameterisation, TrainingConfig
+from ftplatform.core.recipe import LoraConfig, Method, MixConfig, Parameterisation, TrainingConfig
 
 
 class MemoryEstimate(Frozen):
@@ -60,6 +60,7 @@ class Plan(Frozen):
     parameterisation: Parameterisation
     lora: LoraConfig
     training: TrainingConfig
+    mix: MixConfig | None = None
     replay: float
     micro_batch: int
     accumulation: int

@@ -49,6 +49,23 @@ class TrainingConfig(Frozen):
     keep_checkpoints: int = Field(2, ge=1)
 
 
+class MixConfig(Frozen):
+    """How often the rows of each value of a tag are seen in an epoch; without it every row is seen once."""
+
+    by: str
+    """The tag, for example ``domain``, ``language`` or ``source``."""
+    weights: dict[str, float] = {}
+    """Wanted shares per value. With every value of the data named they are proportions; with some, shares that add up to
+    less than 1, and the others divide the rest as they come.
+    """
+    temperature: float = Field(1.0, gt=0.0)
+    """Without weights: shares proportional to ``rows ** (1 / temperature)``; 1 is natural, large is even."""
+    max_repeat: float = Field(4.0, ge=1.0)
+    """A row is seen at most this often per epoch, whatever the weights ask for."""
+    max_rows: dict[str, int] = {}
+    """Most rows per value."""
+
+
 class HardwareConfig(Frozen):
     """Where it should run; ``gpu`` names an entry of the hardware catalogue, ``auto`` lets the planner choose."""
 
@@ -71,6 +88,7 @@ class Recipe(Frozen):
     parameterisation: Parameterisation = "lora"
     lora: LoraConfig = LoraConfig()
     training: TrainingConfig
+    mix: MixConfig | None = None
     replay: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of general rows mixed in against forgetting; needs a base that carries replay rows."""
     suites: tuple[str, ...] = ()

@@ -1,17 +1,29 @@
-"""The canonical row: one conversation, with what is learned from it and where it came from."""
+"""The canonical row: what one example holds, whatever format it came in."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ftplatform.core.digests import canonical_json, digest_json
 
-Role = Literal["system", "user", "assistant"]
-ROLES: tuple[str, ...] = ("system", "user", "assistant")
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[str, ...] = ("system", "user", "assistant", "tool")
 SPLITS = ("train", "validation", "test")
+
+Kind = Literal["chat", "preference", "labelled", "prompt", "text"]
+KINDS: tuple[str, ...] = ("chat", "preference", "labelled", "prompt", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call an assistant turn makes; ``arguments`` is JSON text, as in OpenAI's format."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,36 +33,142 @@ class Message:
     role: str
     content: str
     train: bool = True
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    """On a ``tool`` turn: the call it answers."""
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = {"role": self.role, "content": self.content}
+        if not self.train:
+            value["weight"] = 0
+        if self.name is not None:
+            value["name"] = self.name
+        if self.tool_calls:
+            value["tool_calls"] = [
+                {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
+                for c in self.tool_calls
+            ]
+        if self.tool_call_id is not None:
+            value["tool_call_id"] = self.tool_call_id
+        return value
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Message:
+        calls = value.get("tool_calls", ())
+        return cls(
+            value["role"],
+            value["content"],
+            value.get("weight", 1) != 0,
+            value.get("name"),
+            tuple(ToolCall(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in calls),
+            value.get("tool_call_id"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A conversation; ``source`` is ``file:line``, ``tags`` are free key/value pairs used for slices."""
+    """One example; ``source`` is ``file:line``, ``tags`` are free key/value pairs used for slices and mixing.
+
+    ============  =========================================================================================
+    kind          holds
+    ============  =========================================================================================
+    chat          ``messages``: a whole conversation, an assistant turn last
+    preference    ``messages``: the prompt; ``chosen`` and ``rejected``: two continuations of it
+    labelled      ``messages``: a whole conversation; ``label``: whether its last answer is a good one (KTO)
+    prompt        ``messages``: the prompt alone; ``extra``: what a grader may read as ``item.*``
+    text          ``text``: a document, learned as it stands (continued pre-training)
+    ============  =========================================================================================
+    """
 
     messages: tuple[Message, ...]
     source: str
     tags: dict[str, str] = field(default_factory=dict)
+    kind: str = "chat"
+    chosen: tuple[Message, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    label: bool | None = None
+    text: str = ""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Functions the assistant may call, in OpenAI's form."""
+    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the conversation alone: the same text has the same hash wherever it came from."""
-        return digest_json([[m.role, m.content, m.train] for m in self.messages])
+        """SHA-256 of the content alone: the same example has the same hash wherever it came from."""
+        value = self.to_json()
+        return digest_json({key: value[key] for key in value if key not in ("source", "tags")})
+
+    def contents(self) -> Iterator[str]:
+        """Every text a person wrote: message contents, arguments of calls, the document. The order is fixed."""
+        for message in (*self.messages, *self.chosen, *self.rejected):
+            yield message.content
+            for call in message.tool_calls:
+                yield call.arguments
+        if self.text:
+            yield self.text
+
+    def map_contents(self, change: Callable[[str], str]) -> Row:
+        """The row with ``change`` applied to every text of ``contents``; the same object when none changed."""
+        found = False
+
+        def one(text: str) -> str:
+            nonlocal found
+            new = change(text)
+            found = found or new is not text
+            return new
+
+        def turns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+            return tuple(
+                replace(
+                    m,
+                    content=one(m.content),
+                    tool_calls=tuple(replace(c, arguments=one(c.arguments)) for c in m.tool_calls),
+                )
+                for m in messages
+            )
+
+        changed = replace(
+            self,
+            messages=turns(self.messages),
+            chosen=turns(self.chosen),
+            rejected=turns(self.rejected),
+            text=one(self.text) if self.text else "",
+        )
+        return changed if found else self
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "messages": [
-                {"role": m.role, "content": m.content, **({} if m.train else {"weight": 0})} for m in self.messages
-            ],
-            "source": self.source,
-            "tags": self.tags,
-        }
+        value: dict[str, Any] = {"messages": [m.to_json() for m in self.messages]}
+        if self.kind != "chat":
+            value["kind"] = self.kind
+        for name in ("chosen", "rejected"):
+            if turns := getattr(self, name):
+                value[name] = [m.to_json() for m in turns]
+        if self.label is not None:
+            value["label"] = self.label
+        if self.text:
+            value["text"] = self.text
+        if self.tools:
+            value["tools"] = list(self.tools)
+        if self.extra:
+            value["extra"] = self.extra
+        value["source"] = self.source
+        value["tags"] = self.tags
+        return value
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Row:
         return cls(
-            messages=tuple(Message(m["role"], m["content"], m.get("weight", 1) != 0) for m in value["messages"]),
+            messages=tuple(map(Message.from_json, value["messages"])),
             source=value["source"],
             tags=value.get("tags", {}),
+            kind=value.get("kind", "chat"),
+            chosen=tuple(map(Message.from_json, value.get("chosen", ()))),
+            rejected=tuple(map(Message.from_json, value.get("rejected", ()))),
+            label=value.get("label"),
+            text=value.get("text", ""),
+            tools=tuple(value.get("tools", ())),
+            extra=value.get("extra", {}),
         )
 
 

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from ftplatform.core.digests import digest_bytes
 from ftplatform.core.errors import InvalidConfig
+from ftplatform.data.families import recognise
 from ftplatform.data.render import ChatTemplate
 from ftplatform.data.tokenize import open_tokenizer
 
@@ -26,6 +27,8 @@ class ChatFormat:
     pad_id: int
     tokenizer_digest: str
     """SHA-256 of tokenizer.json."""
+    family: str | None = None
+    """Whose template it is (``data/families.py``); None: a template of its own."""
 
 
 def load_chat_format(folder: Path) -> ChatFormat:
@@ -57,12 +60,14 @@ def load_chat_format(folder: Path) -> ChatFormat:
         )
     pad = tokenizer.token_to_id(special["pad_token"]) if "pad_token" in special else None
     stops = tuple(token for i in sorted(stop_ids) if (token := tokenizer.id_to_token(i)))
+    known = recognise(source, special)
     return ChatFormat(
         tokenizer,
-        ChatTemplate(source, special, stops),
+        ChatTemplate(source, special, stops, marked=known.source if known else None),
         frozenset(stop_ids),
         pad if pad is not None else min(stop_ids),
         digest_bytes(raw),
+        known.name if known else None,
     )
 
 

@@ -1,153 +1,164 @@
-"""Accepted rows -> curated splits, with the checks that say what was done to them."""
+"""Accepted rows -> curated splits, with the checks that say what was done to them.
+
+Three passes, none of which holds the rows: blocks are prepared one by one (``prepare``), keys and hashed words of all rows
+decide who stays and on which side (``decide``), and the lines are written to the files of their splits. The checks then
+read those files again (``verify``): they look at the result, not at what the steps say they did.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ftplatform.core.checks import CheckResult
 from ftplatform.core.dataset_config import DatasetConfig
-from ftplatform.core.rows import Message, Row
-from ftplatform.data.dedup import Deduplicated, deduplicate
-from ftplatform.data.pii import find_secrets, scrub
-from ftplatform.data.schema import check_schema, frame
-from ftplatform.data.split import leaks, split_rows
-from ftplatform.data.text import SHOWN_ROWS, normalise, shorten
+from ftplatform.core.rows import SPLITS, Message, Row
+from ftplatform.data.blocks import read_blocks, rows_of
+from ftplatform.data.columns import DATA, TEST_FILE, VALIDATION_FILE, Columns, ColumnWriter, block_keys
+from ftplatform.data.curation_checks import decided_checks, verified_checks
+from ftplatform.data.decide import Decision, decide
+from ftplatform.data.erasure import Subjects
+from ftplatform.data.prepare import Preparation, Totals, prepare
+from ftplatform.data.verify import Verified, verify
+from ftplatform.data.workers import Workers, map_ordered
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """JSONL files of canonical rows: the data, and the customer's own held-out rows."""
+
+    data: Path
+    validation: Path | None = None
+    test: Path | None = None
+
+    def parts(self) -> Iterator[tuple[Path, int]]:
+        for path, origin in ((self.data, DATA), (self.validation, VALIDATION_FILE), (self.test, TEST_FILE)):
+            if path is not None:
+                yield path, origin
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What rows are compared with besides each other."""
+
+    suites: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Prompts of every evaluation suite, in the form of ``ftplatform.data.text.normalise``."""
+    earlier_heldout: tuple[Path, ...] = ()
+    """JSONL files of rows that were held out in earlier versions."""
+    secret: bytes = bytes(32)
+    """The tenant's key, behind pseudonyms and subject keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curated:
-    splits: dict[str, list[Row]]
-    removed: dict[str, int]
-    """Rows left out, by reason: ``duplicate``, ``suite_overlap``, ``leak``."""
-    pii: dict[str, int]
-    """Findings replaced, by entity."""
-    pii_examples: list[dict[str, str]]
+    splits: dict[str, Path]
+    rows: dict[str, int]
+    totals: Totals
+    decision: Decision
+    verified: Verified
+    subjects: Subjects
     checks: list[CheckResult]
 
+    @property
+    def removed(self) -> dict[str, int]:
+        """Rows left out, by reason; only reasons that happened."""
+        both = self.totals.removed + self.decision.removed
+        return {reason: count for reason, count in sorted(both.items()) if count}
 
-def curate(rows: list[Row], test_rows: list[Row], config: DatasetConfig, suites_prompts: frozenset[str]) -> Curated:
-    """Add the system turn, scrub, de-duplicate, take out evaluation questions, split, and check the result.
 
-    ``suites_prompts`` holds the prompts of every evaluation suite in the form of ``ftplatform.data.text.normalise``.
-    The checks look at the result itself, not at what the steps say they did. The customer's own test rows are
-    scrubbed and otherwise left whole: a score must be about the questions they sent.
+def curate(
+    accepted: Accepted, config: DatasetConfig, around: Surroundings, folder: Path, *, workers: Workers = 1
+) -> Curated:
+    """Curate one upload; files are written below ``folder``, which is the caller's to delete.
+
+    The result depends on the rows, the settings and the surroundings alone, not on ``workers``.
     """
-    data, data_pii, examples = scrub(with_system(rows, config.system), config.pii)
-    test, test_pii, test_examples = scrub(with_system(test_rows, config.system), config.pii)
-    once = deduplicate(data)
-    clean = [row for row in once.rows if not asks(row, suites_prompts)]
-    split = split_rows(clean, test, config.split)
-    removed = {"duplicate": once.dropped, "suite_overlap": len(once.rows) - len(clean), "leak": split.leaking}
-    pii = {e: data_pii.get(e, 0) + test_pii.get(e, 0) for e in sorted({*data_pii, *test_pii})}
-    kept = [row for part in split.rows.values() for row in part]
+    mapper = partial(_mapped, workers)
+    prompts = tuple(dict.fromkeys(prompt for suite in around.suites.values() for prompt in suite))
+    settings = Preparation(config.model_dump_json(), around.secret, prompts)
+    prepared, totals, columns, synthetic, subjects = _prepare(accepted, settings, folder, workers)
+    references = _references(prompts, around.earlier_heldout, folder / "references")
+    decision = decide(columns, synthetic, references, config, folder=folder, mapper=mapper)
+    splits = _write(prepared, decision.sides, folder)
+    verified = verify(splits, settings, workers)
+    names = _ReferenceNames(around, prompts)
     checks = [
-        _schema(kept),
-        _no_pii(kept, config, pii),
-        _duplicates(len(rows), once),
-        _no_leak(split.rows, split.leaking),
-        _no_overlap([*split.rows["train"], *split.rows["validation"]], suites_prompts, removed["suite_overlap"]),
-        _enough(split.rows, bool(test), config.min_rows),
+        *verified_checks(verified, config, totals),
+        *decided_checks(columns, decision, prepared, config, totals, names),
     ]
-    return Curated(split.rows, removed, pii, [*examples, *test_examples][:SHOWN_ROWS], checks)
+    rows = {name: int((decision.sides == side).sum()) for side, name in enumerate(SPLITS)}
+    return Curated(splits, rows, totals, decision, verified, subjects, checks)
 
 
-def with_system(rows: list[Row], system: str | None) -> list[Row]:
-    """Rows with the dataset's system turn in front of those that have none."""
-    if not system:
-        return rows
-    turn = Message("system", system, train=False)
-    return [
-        row if any(m.role == "system" for m in row.messages) else replace(row, messages=(turn, *row.messages))
-        for row in rows
-    ]
+def _mapped(workers: Workers, function, items):  # type: ignore[no-untyped-def]
+    return map_ordered(function, items, workers)
 
 
-def asks(row: Row, prompts: frozenset[str]) -> bool:
-    """Whether one of the row's user turns is, after normalisation, one of ``prompts``."""
-    return any(m.role == "user" and normalise(m.content) in prompts for m in row.messages)
+def _prepare(
+    accepted: Accepted, settings: Preparation, folder: Path, workers: Workers
+) -> tuple[Path, Totals, Columns, NDArray[np.bool_], Subjects]:
+    totals, synthetic, subjects = Totals(), [], Subjects()
+    writer = ColumnWriter(folder / "columns")
+    prepared, rows = folder / "prepared.jsonl", 0
+    with prepared.open("wb") as stream:
+        for path, origin in accepted.parts():
+            work = partial(prepare, settings, origin != DATA)
+            for block in map_ordered(work, read_blocks(path), workers):
+                stream.write(block.lines)
+                writer.add(block.keys, origin)
+                totals.add(block.totals)
+                synthetic.append(block.synthetic)
+                subjects.add(block.subjects, rows)
+                rows += len(block.synthetic)
+    flags = np.concatenate(synthetic) if synthetic else np.zeros(0, np.bool_)
+    return prepared, totals, writer.close(), flags, subjects
 
 
-def _schema(kept: list[Row]) -> CheckResult:
-    failures = check_schema(frame(kept))
-    message = (
-        f"All {len(kept)} rows satisfy the schema."
-        if not failures
-        else f"{len(failures)} violations of the row schema."
-    )
-    return CheckResult(
-        "schema",
-        not failures,
-        message,
-        numbers={"rows": len(kept), "violations": len(failures)},
-        rows=[f.to_json() for f in failures[:SHOWN_ROWS]],
-    )
+def _references(prompts: Sequence[str], earlier: Iterable[Path], folder: Path) -> Columns:
+    """The columns of what must not be trained on, in the order that ``asked`` counts in: first the prompts."""
+    writer = ColumnWriter(folder)
+    for start in range(0, len(prompts), 2000):
+        asked = [Row((Message("user", text, False),), "suite", kind="prompt") for text in prompts[start : start + 2000]]
+        writer.add(block_keys(asked))
+    for path in earlier:
+        for block in read_blocks(path):
+            writer.add(block_keys(rows_of(block)))
+    return writer.close()
 
 
-def _no_pii(kept: list[Row], config: DatasetConfig, replaced: dict[str, int]) -> CheckResult:
-    left = find_secrets(kept, config.pii)
-    allowed = f"; left alone on request: {', '.join(config.pii.allow)}" if config.pii.allow else ""
-    if config.pii.policy == "off":
-        message = "Personal data is not looked for: dataset.yaml sets pii.policy to off."
-    else:
-        message = (
-            f"{sum(replaced.values())} findings replaced; {len(left)} left after scanning the result again{allowed}."
-        )
-    return CheckResult(
-        "no_pii_left",
-        not left,
-        message,
-        numbers={"replaced": sum(replaced.values()), "left": len(left)},
-        rows=left[:SHOWN_ROWS],
-    )
+def _write(prepared: Path, sides: NDArray[np.int8], folder: Path) -> dict[str, Path]:
+    """The files of the splits, their rows in the order they came in."""
+    paths = {name: folder / f"{name}.jsonl" for name in SPLITS}
+    streams = [paths[name].open("wb") for name in SPLITS]
+    try:
+        at = 0
+        for block in read_blocks(prepared):
+            lines = block.splitlines(keepends=True)
+            for line, side in zip(lines, sides[at : at + len(lines)].tolist(), strict=True):
+                if side >= 0:
+                    streams[side].write(line)
+            at += len(lines)
+    finally:
+        for stream in streams:
+            stream.close()
+    return paths
 
 
-def _duplicates(before: int, once: Deduplicated) -> CheckResult:
-    message = f"{once.dropped} of {before} rows were duplicates and were left out."
-    if once.conflicting:
-        message += (
-            f" conflicting_answers: {len(once.conflicting)} prompts have more than one answer; all of them are kept."
-        )
-    return CheckResult(
-        "duplicates",
-        not once.conflicting,
-        message,
-        severity="warning",
-        numbers={"rows": before, "dropped": once.dropped, "conflicting_answers": len(once.conflicting)},
-        rows=once.conflicting[:SHOWN_ROWS],
-    )
+class _ReferenceNames:
+    """What row i of the references is called in a report."""
 
+    def __init__(self, around: Surroundings, prompts: Sequence[str]) -> None:
+        self._around, self._prompts = around, prompts
 
-def _no_leak(splits: dict[str, list[Row]], removed: int) -> CheckResult:
-    found = leaks(splits)
-    return CheckResult(
-        "no_split_leak",
-        not found,
-        f"{len(found)} questions are on two sides of the split; "
-        f"{removed} rows were left out because their question is held out.",
-        numbers={"leaks": len(found), "removed": removed} | {name: len(part) for name, part in splits.items()},
-        rows=found[:SHOWN_ROWS],
-    )
-
-
-def _no_overlap(kept: list[Row], prompts: frozenset[str], removed: int) -> CheckResult:
-    left = [row for row in kept if asks(row, prompts)]
-    return CheckResult(
-        "no_suite_overlap",
-        not left,
-        f"{removed} rows asked a question of an evaluation suite and were left out; {len(left)} remain "
-        f"({len(prompts)} suite prompts compared).",
-        numbers={"removed": removed, "left": len(left), "suite_prompts": len(prompts)},
-        rows=[{"source": r.source, "prompt": shorten(r.messages[-2].content)} for r in left[:SHOWN_ROWS]],
-    )
-
-
-def _enough(splits: dict[str, list[Row]], own_test: bool, least: int) -> CheckResult:
-    counts = {name: len(part) for name, part in splits.items()}
-    # The customer's own test rows cannot stand in for examples to learn from.
-    usable = counts["train"] + counts["validation"] + (0 if own_test else counts["test"])
-    passed = usable >= least and counts["train"] > 0
-    sizes = ", ".join(f"{name} {count}" for name, count in counts.items())
-    message = f"{usable} rows are left after curation, min_rows is {least} ({sizes})."
-    if not passed:
-        message += " Add examples, or lower min_rows in dataset.yaml."
-    return CheckResult("enough_rows", passed, message, numbers={"rows": usable, "min_rows": least, **counts})
+    def __call__(self, number: int) -> tuple[str, str]:
+        """(origin, text) of a reference."""
+        if number < len(self._prompts):
+            text = self._prompts[number]
+            suite = next(name for name, texts in self._around.suites.items() if text in texts)
+            return f"suite {suite}", text
+        return "held out in an earlier version", ""

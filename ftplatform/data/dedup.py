@@ -1,41 +1,93 @@
-"""Exact de-duplication after normalisation (NFC, outer white space, case)."""
+"""Equal rows found by sorting keys: exact duplicates, contradicting answers, and what changed between two versions."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
-from ftplatform.core.rows import Row
-from ftplatform.data.keys import answer, question
-from ftplatform.data.text import shorten
+import numpy as np
+from numpy.typing import NDArray
+
+Keys = NDArray[np.uint64]
+"""(n, 2): n keys of 128 bits."""
+_SORTED_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Deduplicated:
-    rows: list[Row]
-    """The first of every group of equal rows, in their old order."""
-    dropped: int
-    conflicting: list[dict[str, Any]]
-    """Prompts that have several answers: {prompt, answers, sources}; their rows are kept."""
+class Exact:
+    keep: NDArray[np.bool_]
+    """(n,): False for rows that repeat an earlier one."""
+    first: NDArray[np.int64]
+    """(n,): the earliest row equal to this one; itself when it is kept."""
+    conflicts: list[list[int]]
+    """Kept rows that contradict each other, a group per question; at most ``limit`` groups of four."""
+    conflicting: int
+    """How many such groups there are."""
 
 
-def deduplicate(rows: list[Row]) -> Deduplicated:
-    """Drop rows whose question and answer are those of an earlier row, and report questions with several answers."""
-    kept: dict[tuple[str, str], Row] = {}
-    by_question: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        key = (question(row), answer(row))
-        if key not in kept:
-            kept[key] = row
-            by_question[key[0]].append(row)
-    conflicting = [
-        {
-            "prompt": shorten(group[0].messages[-2].content) if len(group[0].messages) > 1 else "",
-            "answers": ", ".join(shorten(r.messages[-1].content, 40) for r in group[:4]),
-            "sources": ", ".join(r.source for r in group[:4]),
-        }
-        for group in by_question.values()
-        if len(group) > 1
-    ]
-    return Deduplicated(list(kept.values()), len(rows) - len(kept), conflicting)
+def find_exact(exact: Keys, subject: Keys, among: NDArray[np.bool_] | None = None, *, limit: int = 10) -> Exact:
+    """Rows whose kind, question and answer are those of an earlier row, and questions with several answers.
+
+    Only rows of the mask ``among`` are looked at; the others are kept. Contradictions are for a person to solve, so their
+    rows are kept.
+    """
+    rows = np.arange(len(exact)) if among is None else np.flatnonzero(among)
+    first = np.arange(len(exact))
+    first[rows] = rows[first_equal(exact[rows])]
+    keep = first == np.arange(len(exact))
+    kept = rows[keep[rows]]
+    of = first_equal(subject[kept])
+    sizes = np.bincount(of, minlength=len(kept))
+    several = np.flatnonzero(sizes > 1)
+    conflicts = [[int(row) for row in kept[np.flatnonzero(of == one)[:4]]] for one in several[:limit]]
+    return Exact(keep, first, conflicts, len(several))
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Distinct rows of this version against an earlier one."""
+
+    new: int
+    kept: int
+    gone: int
+
+
+def compare_versions(exact: Keys, earlier: Keys) -> Versions:
+    """Count distinct rows that are only here, in both, and only in the earlier version."""
+    here, before = (keys[first_equal(keys) == np.arange(len(keys))] for keys in (exact, earlier))
+    kept = int((match(here, before) >= 0).sum())
+    return Versions(len(here) - kept, kept, len(before) - kept)
+
+
+def first_equal(keys: Keys) -> NDArray[np.int64]:
+    """(n,): for every key, the index of its first occurrence. Sorts a million keys at a time."""
+    out = np.arange(len(keys))
+    parts = np.uint64(-(-len(keys) // _SORTED_AT_ONCE))
+    for part in range(int(parts)):
+        rows = np.flatnonzero(keys[:, 0] % parts == part)
+        high, low = keys[rows, 0], keys[rows, 1]
+        # lexsort is stable: the first of a run is the earliest row.
+        order = np.lexsort((low, high))
+        high, low = high[order], low[order]
+        begins = np.append(True, (high[1:] != high[:-1]) | (low[1:] != low[:-1]))[: len(rows)]
+        out[rows[order]] = rows[order[begins]][np.cumsum(begins) - 1]
+    return out
+
+
+def match(keys: Keys, others: Keys) -> NDArray[np.int64]:
+    """(n,): for every key, the index of the first equal one of ``others``, or -1."""
+    out = np.full(len(keys), -1)
+    order = np.lexsort((others[:, 1], others[:, 0]))
+    high, low = others[order, 0], others[order, 1]
+    for begin in range(0, len(keys), _SORTED_AT_ONCE):
+        part = keys[begin : begin + _SORTED_AT_ONCE]
+        at = np.searchsorted(high, part[:, 0])
+        left = np.arange(len(part))
+        while len(left):
+            left = left[at[left] < len(high)]
+            left = left[high[at[left]] == part[left, 0]]
+            equal = low[at[left]] == part[left, 1]
+            out[begin + left[equal]] = order[at[left[equal]]]
+            # Another key with the same upper half: about once in 10^5 sets of ten million.
+            left = left[~equal]
+            at[left] += 1
+    return out

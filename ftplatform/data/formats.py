@@ -1,30 +1,63 @@
-"""The formats by name: how an example is recognised and how it becomes messages."""
+"""The formats by name: the keys an example of each has, and which one a file is of."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ftplatform.core.dataset_config import Columns
-from ftplatform.core.rows import Message
-from ftplatform.data.conversation import Report, from_chat, from_pairs
-from ftplatform.data.lines import read_lines
+from ftplatform.data import readers
+from ftplatform.data.conversation import SHAREGPT, dialect_of
+from ftplatform.data.readers import Fields
+from ftplatform.data.row_findings import Report
 
-JSONL_FORMATS = ("openai-chat", "prompt-completion", "alpaca")
-FORMATS = (*JSONL_FORMATS, "csv")
-REQUIRED = {
-    "openai-chat": ("messages",),
-    "prompt-completion": ("prompt", "completion"),
-    "alpaca": ("instruction", "output"),
+DETECTION_ROWS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    required: tuple[tuple[str, ...], ...]
+    """Keys an example must have; of several in one place, one."""
+    read: Callable[[dict[str, Any], Report], Fields]
+    optional: frozenset[str] = frozenset()
+    keeps_rest: bool = False
+    """Whether other keys are kept in the row."""
+
+    def missing(self, keys: Iterable[str]) -> list[tuple[str, ...]]:
+        have = set(keys)
+        return [names for names in self.required if not have.intersection(names)]
+
+
+_CALLS = frozenset({"tools", "functions", "parallel_tool_calls"})
+
+FORMATS: dict[str, Format] = {
+    "openai-preference": Format(
+        (
+            ("input",),
+            ("preferred_output", "preferred_completion"),
+            ("non_preferred_output", "non_preferred_completion"),
+        ),
+        readers.read_openai_preference,
+    ),
+    "preference": Format(
+        (("chosen",), ("rejected",)),
+        readers.read_preference,
+        frozenset({"prompt", "conversations", "instruction", "input", "system", "tools"}),
+    ),
+    "openai-chat": Format((("messages",),), readers.read_chat, _CALLS),
+    "openai-reinforcement": Format((("messages",),), readers.read_reinforcement, _CALLS, keeps_rest=True),
+    "sharegpt": Format((("conversations", "messages"),), readers.read_sharegpt, frozenset({"system", "tools"})),
+    "kto": Format((("prompt",), ("completion",), ("label",)), readers.read_kto, frozenset({"system", "tools"})),
+    "prompt-completion": Format((("prompt",), ("completion",)), readers.read_pair, frozenset({"system", "tools"})),
+    "alpaca": Format((("instruction",), ("output",)), readers.read_alpaca, frozenset({"input", "system", "history"})),
+    "prompt": Format((("prompt",),), readers.read_prompt, frozenset({"system", "tools"}), keeps_rest=True),
+    "text": Format((("text",),), readers.read_text),
 }
-_OPTIONAL = {
-    "openai-chat": {"parallel_tool_calls", "tools", "functions"},
-    "prompt-completion": {"system"},
-    "alpaca": {"input", "system"},
-}
-# In a CSV without a mapping the first pair whose two columns are both there is taken.
+"""By the ecosystem's names, the more demanding before the ones whose keys they share."""
+
+_LISTS_OF_MESSAGES = ("openai-chat", "openai-reinforcement", "sharegpt")
+
 KNOWN_PAIRS = (
     ("prompt", "completion"),
     ("user", "assistant"),
@@ -32,86 +65,87 @@ KNOWN_PAIRS = (
     ("instruction", "output"),
     ("input", "output"),
 )
-_DETECTION_LINES = 100
+"""Question and answer of a table without a mapping: the first pair whose two columns are both there."""
 
 
 def format_of(example: Mapping[str, Any]) -> str:
-    """The JSONL format whose required keys the example has; empty when none fits."""
-    return next((name for name in JSONL_FORMATS if all(key in example for key in REQUIRED[name])), "")
-
-
-def detect_format(path: Path, name: str = "") -> tuple[str, str]:
-    """The file's format and what it was recognised by; an empty format comes with what was found instead.
-
-    A ``.csv`` name decides for CSV; in JSONL the first object with the required keys of a format does, among the
-    first 100 lines.
-    """
-    suffix = Path(name or path.name).suffix.lower()
-    if suffix == ".csv":
-        return "csv", "file name ends in .csv"
-    if suffix != ".jsonl":
-        return "", f"file name ends in {suffix or 'nothing'}"
-    first, seen = "", ""
-    for line in read_lines(path):
-        if line.number > _DETECTION_LINES:
-            break
-        text = line.text.strip()
-        if not text:
+    """The format whose keys the example has; empty when none fits."""
+    for name, form in FORMATS.items():
+        if form.missing(example):
             continue
-        first = first or text
-        if first in ("[", "{") or first.startswith(("[{", "[ {")):
-            return "", "one JSON value over the whole file instead of one object per line"
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict):
-            if found := format_of(value):
-                return found, f"line {line.number} has {', '.join(REQUIRED[found])}"
-            # A chat example whose list is misspelt or missing is still best reported as a chat example, key by key.
-            seen = seen or f"an object with the keys {', '.join(value) or '(none)'}"
-    return "", seen or f"a first line that is no JSON object: {first}"
+        if name in _LISTS_OF_MESSAGES:
+            return _kind_of_messages(example)
+        # A text with a label is to be classified: learning the text alone would drop what it was labelled for.
+        if name != "text" or "label" not in example:
+            return name
+    return ""
 
 
-def messages_of(example: Mapping[str, Any], name: str, report: Report) -> tuple[Message, ...]:
-    """Canonical messages of one JSONL example; every problem goes to ``report``."""
-    for key in sorted(set(example) - set(REQUIRED[name]) - _OPTIONAL[name] - {"tags"}):
-        report("extra_column", key, path=key, severity="warning")
-    if not isinstance(example.get("tags", {}), dict):
-        report("data_type", example["tags"], path="tags", accepted="an object of names and values")
-    if name == "openai-chat":
-        for key in ("tools", "functions"):
-            if example.get(key):
-                report("message_unrecognized_key", f"{key}: tool calls cannot be trained on", path=key)
-        if "messages" not in example:
-            report("missing_messages_list", f"keys: {', '.join(example) or '(none)'}", path="messages")
-            return ()
-        return from_chat(example["messages"], report)
-    user, answer = REQUIRED[name]
-    for key in (user, answer):
-        if key not in example:
-            report("message_missing_key", f"no {key!r}; keys: {', '.join(example) or '(none)'}", path=key)
-    if user not in example or answer not in example:
-        return ()
-    parts: list[tuple[str, str, Any]] = [("user", user, example[user]), ("assistant", answer, example[answer])]
-    if example.get("system"):
-        parts.insert(0, ("system", "system", example["system"]))
-    messages = from_pairs(parts, report)
-    extra = example.get("input") if name == "alpaca" else None
-    if not extra:
-        return messages
-    # Alpaca's prompt is the instruction, a line break and the input, as LLaMA-Factory renders it.
-    (given,) = from_pairs([("user", "input", extra)], report)
-    return tuple(Message("user", f"{m.content}\n{given.content}", False) if m.role == "user" else m for m in messages)
+def other_format(example: Mapping[str, Any], name: str, fits: bool, detected: bool) -> str:
+    """The format of an example that does not belong into a file of format ``name``; empty when it does, or when it is of
+    no format at all and so a broken one of this. ``fits`` says whether it has the keys of ``name``, which is enough
+    unless that format was only detected."""
+    if fits and (not detected or name in _LISTS_OF_MESSAGES):
+        return ""
+    other = format_of(example)
+    return other if other != name else ""
 
 
-def columns_of(header: list[str], wanted: Columns | None) -> tuple[Columns | None, str]:
-    """The columns to read and, when that is not possible, what is missing."""
-    if wanted is not None:
-        needed = [wanted.user, wanted.assistant, *([wanted.system] if wanted.system else []), *wanted.tags]
-        missing = [c for c in needed if c not in header]
-        return (None, f"no column {', '.join(missing)}; columns: {', '.join(header)}") if missing else (wanted, "")
+def detect(sample: list[tuple[int, Any]]) -> tuple[str, str]:
+    """The format of the first example that has one, and what it was recognised by; else empty, and what was found."""
+    seen = ""
+    for line, value in sample:
+        if not isinstance(value, dict):
+            seen = seen or f"a first value that is no JSON object: {value}"
+        elif found := format_of(value):
+            keys = [next(key for key in names if key in value) for names in FORMATS[found].required]
+            return found, f"line {line} has {', '.join(keys)}"
+        else:
+            seen = (
+                f"an object with the keys {', '.join(map(str, value)) or '(none)'}"
+                if "object" not in seen[:9]
+                else seen
+            )
+    return "", seen
+
+
+def mapped(columns: Columns) -> tuple[str, dict[str, str]]:
+    """The format that mapped columns make, and key of that format -> column; an empty format when they make none."""
+    keys = {
+        "prompt": columns.user,
+        "completion": columns.assistant,
+        "system": columns.system,
+        "text": columns.text,
+        "chosen": columns.chosen,
+        "rejected": columns.rejected,
+        "label": columns.label,
+    }
+    given = {key: column for key, column in keys.items() if column is not None}
+    for name in ("preference", "kto", "prompt-completion", "prompt", "text"):
+        if (
+            not FORMATS[name].missing(given)
+            and set(given) <= {k for n in FORMATS[name].required for k in n} | FORMATS[name].optional
+        ):
+            return name, given
+    return "", given
+
+
+def known_columns(header: Iterable[str], tags: tuple[str, ...] = ()) -> Columns | None:
+    """The well-known pair of columns that a table has."""
+    have = set(header)
     for user, assistant in KNOWN_PAIRS:
-        if user in header and assistant in header:
-            return Columns(user=user, assistant=assistant, system="system" if "system" in header else None), ""
-    return None, f"columns: {', '.join(header)}"
+        if {user, assistant} <= have:
+            return Columns(user=user, assistant=assistant, system="system" if "system" in have else None, tags=tags)
+    return None
+
+
+def _kind_of_messages(example: Mapping[str, Any]) -> str:
+    if "conversations" in example or dialect_of(example["messages"]) is SHAREGPT:
+        return "sharegpt"
+    messages = example["messages"]
+    answered = not isinstance(messages, list) or any(
+        isinstance(m, dict) and m.get("role") == "assistant" for m in messages
+    )
+    # What a grader needs stands beside the messages; a chat example without an answer has only them, and is broken.
+    beside = set(example) - {"messages", "tags"} - _CALLS
+    return "openai-reinforcement" if beside and not answered and messages else "openai-chat"

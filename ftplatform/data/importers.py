@@ -1,4 +1,4 @@
-"""One uploaded file -> canonical rows, a line at a time, with a finding for everything that is wrong with it.
+"""One uploaded file -> canonical rows, a block at a time, with a finding for everything that is wrong with it.
 
 Nothing is repaired silently: a row is either taken as it stands or is bad, and every bad row is reported, not only
 the first.
@@ -6,226 +6,149 @@ the first.
 
 from __future__ import annotations
 
-import csv
-import json
-import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ftplatform.core.dataset_config import DatasetConfig
-from ftplatform.core.rows import Finding, Message, Row
-from ftplatform.data.conversation import from_pairs
-from ftplatform.data.formats import JSONL_FORMATS, columns_of, detect_format, format_of, messages_of
-from ftplatform.data.lines import Line, foreign_encoding, read_lines
-from ftplatform.data.problems import finding
-
-# The csv module's own limit of 131072 characters would make a long document unreadable; 16 MiB still stops a quote
-# that is never closed from swallowing a file of any size.
-_LONGEST_CELL = 1 << 24
+from ftplatform.core.rows import Finding, Row
+from ftplatform.data.advice import Advice
+from ftplatform.data.blocks import line_of
+from ftplatform.data.columnar import batch_records
+from ftplatform.data.formats import FORMATS, mapped, other_format
+from ftplatform.data.json_values import Nothing, is_utf8, parse_json
+from ftplatform.data.lines import Block, Problem
+from ftplatform.data.opening import Reading, is_blank
+from ftplatform.data.problems import FILE_CODES
+from ftplatform.data.row_findings import Report, RowFindings
 
 
 @dataclass(slots=True)
 class Imported:
-    """What came of one file; filled while ``read_file`` runs."""
+    """What came of one block, or of the blocks of a file together."""
 
-    name: str
-    format: str = ""
+    canonical: bytes = b""
+    """JSONL of the accepted rows."""
     read: int = 0
-    """Examples seen: rows + bad."""
+    """Examples seen: accepted + bad."""
     bad: int = 0
-    rows: list[Row] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    _noted: set[tuple[str, str]] = field(default_factory=set)
-
-    def whole(self, code: str, found: object, **texts: Any) -> Imported:
-        """Note a problem of the whole file."""
-        self.findings.append(finding(code, self.name, 0, found, **texts))
-        return self
+    advice: Advice = field(default_factory=Advice)
 
 
-class _Example:
-    """Collects the problems of one example; ``bad`` once one of them is an error."""
-
-    def __init__(self, file: Imported, line: int) -> None:
-        self.file, self.line, self.bad = file, line, False
-        file.read += 1
-
-    def report(
-        self,
-        code: str,
-        found: object,
-        path: str = "",
-        severity: Literal["error", "warning"] = "error",
-        accepted: str = "",
-    ) -> None:
-        if code == "extra_column":  # the same in every line of a file: said once
-            if (code, path) in self.file._noted:
-                return
-            self.file._noted.add((code, path))
-        self.bad = self.bad or severity == "error"
-        self.file.findings.append(finding(code, self.file.name, self.line, found, path, severity, accepted))
-
-    def finish(self, messages: tuple[Message, ...], tags: dict[str, str]) -> None:
-        if self.bad:
-            self.file.bad += 1
+def import_block(task: tuple[Reading, Block]) -> Imported:
+    """The rows of one block."""
+    reading, block = task
+    done = Imported()
+    found = RowFindings(reading.file)
+    rows: list[Row] = []
+    lines: list[bytes] = []
+    read_row = _row_reader(reading, found.report)
+    last = len(block.numbers) - 1
+    records = batch_records(block.records) if isinstance(block.records, bytes) else block.records
+    for i, (number, record) in enumerate(zip(block.numbers, records, strict=True)):
+        found.begin(number)
+        if type(record) is bytes:
+            if is_blank(record):
+                continue
+            value = parse_json(record, block.ended or i < last, found.report)
         else:
-            self.file.rows.append(Row(messages, f"{self.file.name}:{self.line}", tags))
-
-
-def read_file(name: str, path: Path, config: DatasetConfig) -> Imported:
-    """Import one ``.jsonl`` or ``.csv`` file.
-
-    Raises:
-        OSError: the file cannot be read; everything that is wrong with its content is a finding instead.
-    """
-    file = Imported(name)
-    if path.stat().st_size == 0:
-        return file.whole("empty_file", "0 bytes")
-    if encoding := foreign_encoding(path):
-        return file.whole("not_utf8", f"the file is {encoding}")
-    if not any(line.text.strip() for line in read_lines(path)):
-        return file.whole("empty_file", "only white space")
-    detected, by = detect_format(path, name)
-    if Path(name).suffix.lower() not in (".jsonl", ".csv"):
-        return file.whole("unknown_format", by)
-    wanted = config.format
-    if wanted != "auto" and (wanted == "csv") != (detected == "csv"):
-        return file.whole("unknown_format", f"dataset.yaml says {wanted}, but {by}")
-    file.format = wanted if wanted != "auto" else detected
-    if file.format == "csv":
-        return _read_csv(file, path, config)
-    if not file.format:
-        # A file whose only fault is that it was cut off deserves to be called that.
-        lines = [line for line in read_lines(path) if line.text.strip()]
-        if len(lines) == 1 and not lines[0].ended and lines[0].text.lstrip().startswith("{") and _cut(lines[0].text):
-            return file.whole("truncated_file", "a first line that stops in the middle of its JSON object")
-        return file.whole("unknown_format", by)
-    return _read_jsonl(file, path)
-
-
-def _read_jsonl(file: Imported, path: Path) -> Imported:
-    for line in read_lines(path):
-        if not line.text.strip():
+            if isinstance(record, Problem) and record.last and record.code not in FILE_CODES:
+                found.begin(0)
+                record = Problem(record.code, f"from line {number} on, {record.found}")
+            value = _value(record, reading, found.report)
+        done.read += 1
+        row = read_row(value, number) if value is not Nothing else None
+        if row is None or found.bad:
+            done.bad += 1
             continue
-        example = _Example(file, line.number)
-        messages: tuple[Message, ...] = ()
-        value = _parse(line, example)
-        if isinstance(value, dict):
-            other = format_of(value)
-            if other and other != file.format:
-                example.report("mixed_formats", f"{other} in a file of {file.format}")
-            else:
-                messages = messages_of(value, file.format, example.report)
-        elif not example.bad:
-            example.report("data_type", value)
-        example.finish(messages, _tags(value))
-    return file
+        lines.append(line_of(row))
+        rows.append(row)
+    done.advice.add(rows)
+    done.canonical, done.findings = b"".join(lines), found.findings
+    return done
 
 
-def _parse(line: Line, example: _Example) -> Any:
-    if line.problem:
-        found = "the last line stops inside a character" if line.cut else line.problem
-        example.report("truncated_file" if line.cut else "not_utf8", found)
-        return None
-    try:
-        return json.loads(line.text)
-    except RecursionError:
-        example.report("invalid_json", "lists or objects nested too deeply")
-    except json.JSONDecodeError as error:
-        if not line.ended and _cut(line.text):
-            example.report(
-                "truncated_file", f"the last line stops after {len(line.text)} characters, inside its JSON object"
-            )
-        else:
-            around = line.text[max(0, error.pos - 20) : error.pos + 20].strip()
-            example.report("invalid_json", f"{error.msg} at character {error.pos + 1}, near {around!r}")
-    except ValueError as error:  # a whole number of more digits than Python converts
-        example.report("invalid_json", str(error))
-    return None
+def _value(record: Any, reading: Reading, report: Report) -> Any:
+    if isinstance(record, Problem):
+        report(record.code, record.found)
+        return Nothing
+    if isinstance(record, str):
+        return {"text": record}
+    if isinstance(record, list):
+        return dict(zip(reading.header, record, strict=True))
+    # Columns that other rows have, and fields that other structs of the column have, stand here as None.
+    return _without_none(record)
 
 
-def _cut(text: str) -> bool:
-    """Whether the JSON is right as far as it goes: the parser gave up at, or in a string that runs to, its end."""
-    try:
-        json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg.startswith("Unterminated string"):
-            return True
-        # What is left is nothing, or the beginning of a number, true, false, null or escape.
-        return error.msg != "Extra data" and re.fullmatch(r"[a-z0-9.+\\-]{0,8}\s*", text[error.pos :]) is not None
-    except ValueError:
-        return False
-    return False
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _tags(value: Any) -> dict[str, str]:
-    tags = value.get("tags") if isinstance(value, dict) else None
-    return {str(k): str(v) for k, v in sorted(tags.items())} if isinstance(tags, dict) else {}
+def _row_reader(reading: Reading, report: Report) -> Callable[[Any, int], Row | None]:
+    columns_of_row: dict[str, str] = {}
+    name, inner = reading.format, report
+    if reading.columns is not None:
+        name, columns_of_row = mapped(reading.columns)
+        inner = _renamed(report, columns_of_row)
+    form = FORMATS[name]
+    used = frozenset({*columns_of_row.values(), *reading.tags, "tags"})
+    # A quick look at the first name of each; where a format has several, the slow one decides.
+    needed = frozenset(names[0] for names in form.required)
+    known = frozenset(key for names in form.required for key in names) | form.optional | {"tags"} | set(reading.tags)
+
+    def read(value: Any, number: int) -> Row | None:
+        if not isinstance(value, dict):
+            report("data_type", value)
+            return None
+        tags = _tags(value, reading.tags, report)
+        if columns_of_row:
+            if not used.issuperset(value):
+                for key in sorted(set(value) - used):
+                    report("extra_column", key, path=key, severity="warning")
+            value = {key: value[column] for key, column in columns_of_row.items() if column in value}
+        complete = needed.issubset(value) or not form.missing(value)
+        if not columns_of_row:
+            if other := other_format(value, name, complete, reading.detected):
+                report("mixed_formats", f"{other} in a file of {name}")
+                return None
+            if not form.keeps_rest and not known.issuperset(value):
+                for key in sorted(set(value) - known):
+                    report("extra_column", key, path=key, severity="warning")
+        if not complete:
+            for names in form.missing(value):
+                code = "missing_messages_list" if names[0] in ("messages", "conversations") else "message_missing_key"
+                there = f"keys: {', '.join(map(str, value)) or '(none)'}"
+                inner(code, there if names[0] == "messages" else f"no {names[0]!r}; {there}", path=names[0])
+            return None
+        return Row(source=f"{reading.file}:{number}", tags=tags, **form.read(value, inner))
+
+    return read
 
 
-def _read_csv(file: Imported, path: Path, config: DatasetConfig) -> Imported:
-    problems: dict[int, str] = {}
-    last_ended = True
+def _renamed(report: Report, columns: dict[str, str]) -> Report:
+    """``report`` with the customer's column names in the places."""
 
-    def texts() -> Iterator[str]:
-        nonlocal last_ended
-        for line in read_lines(path):
-            if line.problem:
-                problems[line.number] = line.problem
-            last_ended = line.ended
-            yield line.text
+    def renamed(code: str, found: object, path: str = "", *rest: Any, **more: Any) -> None:
+        key = path.partition("[")[0].partition(".")[0]
+        report(code, found, columns[key] + path[len(key) :] if key in columns else path, *rest, **more)
 
-    csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader(texts(), strict=True)
-    try:
-        header = [cell.strip() for cell in next(reader)]
-    except csv.Error as error:
-        return file.whole("missing_column", f"a header that is not CSV: {error}")
-    columns, missing = columns_of(header, config.columns)
-    if columns is None:
-        return file.whole("missing_column", missing)
-    used = {columns.user, columns.assistant, columns.system, *columns.tags}
-    while True:
-        start = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            example = _Example(file, start)
-            if "unexpected end of data" in str(error):
-                example.report("truncated_file", f"a quoted cell opened in the record of line {start} is never closed")
-            else:
-                example.report("invalid_csv", str(error))
-            example.finish((), {})
-            continue
-        if not any(cell.strip() for cell in cells):
-            continue
-        example = _Example(file, start)
-        messages: tuple[Message, ...] = ()
-        row = dict(zip(header, cells, strict=False))
-        broken = next((problems[n] for n in range(start, reader.line_num + 1) if n in problems), "")
-        if broken:
-            example.report("not_utf8", broken)
-        elif len(cells) < len(header) and not last_ended:
-            example.report("truncated_file", f"the last line has {len(cells)} of {len(header)} cells and no line end")
-        elif len(cells) != len(header):
-            example.report("wrong_cell_count", f"{len(cells)} cells under {len(header)} columns")
-        else:
-            for name in header:
-                if name not in used:
-                    example.report("extra_column", name, path=name, severity="warning")
-            parts: list[tuple[str, str, Any]] = [
-                ("user", columns.user, row[columns.user]),
-                ("assistant", columns.assistant, row[columns.assistant]),
-            ]
-            if columns.system and row[columns.system].strip():
-                parts.insert(0, ("system", columns.system, row[columns.system]))
-            messages = from_pairs(parts, example.report)
-        example.finish(messages, {tag: row[tag] for tag in columns.tags if row.get(tag)})
-    return file
+    return renamed
 
 
-__all__ = ["JSONL_FORMATS", "Imported", "detect_format", "read_file"]
+def _tags(value: dict[str, Any], columns: tuple[str, ...], report: Report) -> dict[str, str]:
+    given = value.get("tags")
+    if given is None and not columns:
+        return {}
+    if not isinstance(given, dict | None) or "tags" in columns:
+        if "tags" not in columns:
+            report("data_type", given, path="tags", accepted="an object of names and values")
+        given = {}
+    both = {**(given or {}), **{column: value[column] for column in columns if value.get(column) not in (None, "")}}
+    tags = {}
+    for key, tag in sorted((str(key), str(tag)) for key, tag in both.items()):
+        if not is_utf8(key) or not is_utf8(tag):
+            report("not_utf8", "half of a surrogate pair", path="tags")
+        tags[key] = tag
+    return tags

@@ -1,67 +1,108 @@
-"""Bytes of an upload -> decoded lines, one at a time, with what is wrong with each."""
+"""Bytes of an upload -> blocks of records, in order, with the line each begins on; a long line never fills memory.
+
+A block is what one worker works on. Where one ends depends on sizes alone and changes no result.
+"""
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-# UTF-32's little-endian mark begins with UTF-16's, so it is asked for first.
-_MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32 (little endian)"),
-    (codecs.BOM_UTF32_BE, "UTF-32 (big endian)"),
-    (codecs.BOM_UTF16_LE, "UTF-16 (little endian)"),
-    (codecs.BOM_UTF16_BE, "UTF-16 (big endian)"),
-)
-_MAGIC = (
-    (b"\x1f\x8b", "gzip-compressed data"),
-    (b"PK\x03\x04", "a ZIP archive or office document"),
-    (b"PAR1", "Parquet"),
-)
+from ftplatform.data.containers import Stream, Unreadable
+
+BLOCK_BYTES = 1 << 22
+BLOCK_ROWS = 2000
+LONGEST_LINE = 16 << 20
+"""Bytes of one line, record or list element: a novel has 1 MB, and a block must fit into memory many times."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    number: int
-    text: str
-    problem: str
-    """Why the line is not UTF-8; empty when it is (``text`` then holds replacement characters)."""
-    ended: bool
-    """Whether a line break follows."""
-    cut: bool = False
-    """Whether the file ends inside a character of this line."""
+class Problem:
+    """Stands in a block for a record that cannot be had."""
+
+    code: str
+    found: str
+    last: bool = False
+    """Whether nothing after it could be read, which no tolerance for bad rows covers."""
 
 
-def foreign_encoding(path: Path) -> str:
-    """The name of an encoding or file type that is certainly not UTF-8 text; empty when the file may be UTF-8."""
-    with path.open("rb") as stream:
-        head = stream.read(4096)
-    for mark, name in (*_MARKS, *_MAGIC):
-        if head.startswith(mark):
-            return name
-    # Text in Latin script has a zero in every second byte in UTF-16, and no zero at all in UTF-8.
-    if len(head) >= 4 and head.count(0) > len(head) // 4:
-        return "UTF-16 without byte order mark" if head[1] == 0 or head[0] == 0 else "binary data"
-    return ""
+@dataclass(frozen=True, slots=True)
+class Block:
+    numbers: Sequence[int]
+    """Line (in Parquet and Arrow: row) of each record, from 1."""
+    records: Sequence[Any]
+    """``bytes`` of a JSON value, cells of a table, ``str`` of a document; or a ``Problem``."""
+    ended: bool = True
+    """False when the last record is the end of the file without a line break behind it."""
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """Every line of the file with its break kept, counted from 1; a byte order mark is dropped."""
-    with path.open("rb") as stream:
-        for number, raw in enumerate(stream, start=1):
-            if number == 1:
-                raw = raw.removeprefix(codecs.BOM_UTF8)
-            try:
-                yield Line(number, raw.decode("utf-8"), "", raw.endswith(b"\n"))
-            except UnicodeDecodeError as error:
-                ended = raw.endswith(b"\n")
-                cut = not ended and error.reason == "unexpected end of data"
-                yield Line(number, raw.decode("utf-8", "replace"), _explain(raw, error), ended, cut)
+def line_blocks(stream: Stream, size: int = BLOCK_BYTES) -> Iterator[Block]:
+    """Lines without their ``\\n``; a byte order mark is dropped."""
+    number, rest, dropped = 1, b"", 0
+    for chunk in chunks(stream, size):
+        pieces: list[Any] = (rest + chunk).split(b"\n")
+        if dropped and len(pieces) > 1:
+            pieces[0] = too_long(dropped + len(pieces[0]))
+            dropped = 0
+        rest = pieces.pop()
+        if dropped or len(rest) > LONGEST_LINE:
+            dropped, rest = dropped + len(rest), b""
+        yield from cut(pieces, number)
+        number += len(pieces)
+    if dropped:
+        yield Block((number,), (too_long(dropped),), ended=False)
+    elif rest:
+        yield Block((number,), (rest,), ended=False)
 
 
-def _explain(raw: bytes, error: UnicodeDecodeError) -> str:
-    at = f"byte 0x{raw[error.start]:02X} at position {error.start + 1} is not UTF-8"
+def chunks(stream: Stream, size: int) -> Iterator[bytes]:
+    """The stream's bytes without their byte order mark, about ``size`` at a time."""
+    head = b""
+    while len(head) < len(codecs.BOM_UTF8) and (piece := stream.read(size)):
+        head += piece
+    if head := head.removeprefix(codecs.BOM_UTF8):
+        yield head
+    while piece := stream.read(size):
+        yield piece
+
+
+def cut(records: Sequence[Any], number: int) -> Iterator[Block]:
+    """Records on lines of their own, the first on line ``number``, in blocks of bounded length."""
+    for start in range(0, len(records), BLOCK_ROWS):
+        part = records[start : start + BLOCK_ROWS]
+        yield Block(range(number + start, number + start + len(part)), part)
+
+
+def gather(records: Iterable[tuple[int, Any, int]], size: int = BLOCK_BYTES) -> Iterator[Block]:
+    """``(line, record, bytes)`` in blocks of about ``size`` bytes; where reading stops, what was read comes first."""
+    numbers: list[int] = []
+    kept: list[Any] = []
+    held = 0
+    try:
+        for number, record, length in records:
+            numbers.append(number)
+            kept.append(record)
+            held += length
+            if held >= size or len(kept) >= BLOCK_ROWS:
+                yield Block(numbers, kept)
+                numbers, kept, held = [], [], 0
+    except Unreadable:
+        if kept:
+            yield Block(numbers, kept)
+        raise
+    if kept:
+        yield Block(numbers, kept)
+
+
+def too_long(length: int) -> Problem:
+    return Problem("line_too_long", f"{length:,} bytes; at most {LONGEST_LINE:,} are read")
+
+
+def explain_decoding(raw: bytes, error: UnicodeDecodeError, place: int | None = None) -> str:
+    """What is wrong; ``place`` is where ``raw[error.start]`` stands, when that is not its place in ``raw``."""
+    at = f"byte 0x{raw[error.start]:02X} at position {(error.start if place is None else place) + 1} is not UTF-8"
     # Every byte is a Latin-1 character, so this is a guess from what such a byte would show.
     letter = bytes([raw[error.start]]).decode("cp1252", "replace")
     return f"{at}; as Latin-1 it would be {letter!r}" if letter.isprintable() else at

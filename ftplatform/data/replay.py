@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from random import Random
+import numpy as np
+from numpy.typing import NDArray
 
 from ftplatform.core.errors import DataRefused
 from ftplatform.core.rows import Row
 
 
-def with_replay(rows: list[Row], general: list[Row], share: float, seed: int) -> list[Row]:
-    """``rows`` and as many general rows that they are ``share`` of the whole, in an order drawn by ``seed``.
+def replay_indices(rows: int, general: int, share: float, seed: int) -> NDArray[np.int64]:
+    """An order of all ``rows`` training rows and as many general ones that they are ``share`` of the whole.
 
-    General rows are drawn without repetition; when there are fewer than asked for, all are taken.
+    Positions below ``rows`` are training rows, ``rows + i`` is general row ``i``. General rows are drawn without repetition; when
+    there are fewer than asked for, all are taken. The order is drawn by ``seed``.
 
     Raises:
         DataRefused: there are no general rows.
     """
     if not general:
         raise DataRefused("replay needs general rows, the base model's replay file has none")
-    wanted = min(len(general), round(len(rows) * share / (1 - share)))
-    random = Random(seed)
-    mixed = [*rows, *random.sample(general, wanted)]
-    random.shuffle(mixed)
-    return mixed
+    wanted = min(general, round(rows * share / (1 - share)))
+    random = np.random.default_rng(seed)
+    order = np.concatenate([np.arange(rows), rows + random.permutation(general)[:wanted]])
+    random.shuffle(order)
+    return order
+
+
+def with_replay(rows: list[Row], general: list[Row], share: float, seed: int) -> list[Row]:
+    """The same on the rows themselves."""
+    both = [*rows, *general]
+    return [both[i] for i in replay_indices(len(rows), len(general), share, seed)]

@@ -14,7 +14,7 @@ SHOWN_ROWS = 10
 SPECIAL_TOKEN = re.compile(r"<\|[A-Za-z0-9_-]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]")
 
 _EMAIL = re.compile(r"\S+@\S+")
-_DIGITS = re.compile(r"\d{6,}")
+_DIGITS = re.compile(r"\d(?:[ ./()-]{0,2}\d){5,}")
 
 
 def normalise(text: str) -> str:
@@ -25,10 +25,11 @@ def normalise(text: str) -> str:
 def shorten(value: object, length: int = FOUND_LENGTH) -> str:
     """A value as it may be shown in a report: one line, at most ``length`` characters, no control characters.
 
-    E-mail addresses and runs of six or more digits are masked: more people read a row report than read the data.
+    E-mail addresses and numbers of six or more digits, grouped or not, are masked: more people read a row report than
+    read the data.
     """
     text = value if isinstance(value, str) else repr(value)
     text = text[: 4 * length]
-    text = _DIGITS.sub(lambda m: "#" * len(m[0]), _EMAIL.sub("<email>", text))
+    text = _DIGITS.sub(lambda m: re.sub(r"\d", "#", m[0]), _EMAIL.sub("<email>", text))
     text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
     return text if len(text) <= length else text[: length - 1] + "…"

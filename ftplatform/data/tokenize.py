@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ftplatform.core.errors import DataRefused
 from ftplatform.core.rows import Row
-from ftplatform.data.render import ChatTemplate, Spans
+from ftplatform.data.encoding import Encoder
+from ftplatform.data.ragged import starts_of
+from ftplatform.data.render import ChatTemplate
 
 IGNORED = -100
 """The label without loss, as torch's cross entropy has it."""
-_BATCH = 512
+_BATCH = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class TokenizedRow:
 @dataclass(frozen=True, slots=True)
 class Tokenized:
     rows: list[TokenizedRow]
-    """Rows of at most ``max_length`` tokens, whole; a row is never cut."""
+    """Rows of at most ``max_length`` tokens, whole; a row is never cut. A preference row is two: chosen, rejected."""
     too_long: list[dict[str, Any]]
     """{source, tokens} of the rows left out."""
     max_length: int
@@ -41,6 +45,24 @@ class Tokenized:
     @property
     def lengths(self) -> list[int]:
         return [len(row.input_ids) for row in self.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBlock:
+    """N rows as S sequences of tokens, end to end. A row is one sequence; a preference row two, chosen and rejected."""
+
+    ids: NDArray[np.int32]
+    """[T]"""
+    learned: NDArray[np.bool_]
+    """[T]: the token carries loss."""
+    lengths: NDArray[np.int64]
+    """[S]"""
+    turns: NDArray[np.int32]
+    """[S] turns that carry loss."""
+    extra: tuple[bytes, ...]
+    """[N]: JSON of what a trainer reads beside the tokens: ``true`` or ``false`` of a labelled row, ``extra`` of a prompt;
+    empty for the other kinds.
+    """
 
 
 def open_tokenizer(tokenizer_json: Path | bytes | Tokenizer) -> Tokenizer:
@@ -54,42 +76,74 @@ def open_tokenizer(tokenizer_json: Path | bytes | Tokenizer) -> Tokenizer:
     return tokenizer
 
 
+class RowTokenizer:
+    """Renders and encodes rows of every kind; special tokens come from the template alone."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+        self._template = template
+        self._encoder = Encoder(tokenizer)
+        tokens = control_tokens(tokenizer, template)
+        self._control = re.compile("|".join(map(re.escape, tokens))) if tokens else None
+
+    def __call__(self, rows: Sequence[Row]) -> TokenBlock:
+        """The rows' tokens, whole, however long.
+
+        Raises:
+            DataRefused: a message contains the text of a control token, which would be encoded as the token itself.
+            InvalidConfig: the template cannot render a row.
+        """
+        self._refuse_control_tokens(rows)
+        rendered = [
+            one for row in self._template.render_rows(rows) for one in ((row, row.rejected) if row.rejected else (row,))
+        ]
+        encoded = self._encoder.encode([one.text for one in rendered], [one.spans for one in rendered])
+        turns = np.array([len(one.spans) for one in rendered], dtype=np.int32)
+        return TokenBlock(encoded.ids, encoded.learned, encoded.lengths, turns, tuple(map(_extra, rows)))
+
+    def _refuse_control_tokens(self, rows: Sequence[Row]) -> None:
+        if self._control is None or not self._control.search(
+            "\n".join(text for row in rows for text in row.contents())
+        ):
+            return
+        found = [
+            f"{row.source} ({token})"
+            for row in rows
+            for text in row.contents()
+            for token in self._control.findall(text)
+        ]
+        if found:
+            raise DataRefused(
+                f"{len(found)} messages contain control tokens of the base model: {', '.join(found[:10])}. Accepted is "
+                "text without them, because they would end or open a turn; remove or rewrite them. A retry without a "
+                "change does not help"
+            )
+
+
 def tokenize_rows(
     rows: Sequence[Row], tokenizer_json: Path | bytes | Tokenizer, template: ChatTemplate, max_length: int
 ) -> Tokenized:
-    """Render and encode in batches; special tokens come from the template alone (``add_special_tokens=False``).
+    """The rows as arrays of their own, for a sample or a look; ``data/token_work.py`` does a whole split.
 
     Raises:
-        DataRefused: a message contains the text of a control token, which would be encoded as the token itself.
-        InvalidConfig: the template cannot render a row.
+        DataRefused, InvalidConfig: as ``RowTokenizer``.
     """
-    tokenizer = open_tokenizer(tokenizer_json)
-    _refuse_control_tokens(rows, tokenizer, template)
+    tokenize = RowTokenizer(open_tokenizer(tokenizer_json), template)
     done: list[TokenizedRow] = []
     too_long: list[dict[str, Any]] = []
     for start in range(0, len(rows), _BATCH):
         batch = rows[start : start + _BATCH]
-        rendered = [template.render_with_spans(row.messages) for row in batch]
-        encodings = tokenizer.encode_batch([text for text, _ in rendered], add_special_tokens=False)
-        for row, (_, spans), encoding in zip(batch, rendered, encodings, strict=True):
-            ids = np.asarray(encoding.ids, dtype=np.int32)
-            if len(ids) > max_length:
-                too_long.append({"source": row.source, "tokens": len(ids)})
+        block = tokenize(batch)
+        sources = [row.source for row in batch for _ in range(2 if row.kind == "preference" else 1)]
+        for source, at, length, turns in zip(
+            sources, starts_of(block.lengths).tolist(), block.lengths.tolist(), block.turns.tolist(), strict=True
+        ):
+            if length > max_length:
+                too_long.append({"source": source, "tokens": length})
                 continue
-            flags = [m.train for m in row.messages if m.role == "assistant"]
-            trained = [span for span, train in zip(spans, flags, strict=True) if train]
-            mask = _covered(np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2), trained)
-            done.append(TokenizedRow(row.source, ids, np.where(mask, ids, np.int32(IGNORED)), len(trained)))
+            ids = block.ids[at : at + length]
+            labels = np.where(block.learned[at : at + length], ids, np.int32(IGNORED))
+            done.append(TokenizedRow(source, ids, labels, turns))
     return Tokenized(done, too_long, max_length)
-
-
-def _covered(offsets: NDArray[np.int64], spans: Spans) -> NDArray[np.bool_]:
-    """Which tokens hold a character of a span. Tokens without width (trimmed white space) count where they begin."""
-    starts, ends = offsets[:, 0], np.maximum(offsets[:, 1], offsets[:, 0] + 1)
-    mask = np.zeros(len(offsets), dtype=bool)
-    for start, end in spans:
-        mask |= (starts < end) & (ends > start)
-    return mask
 
 
 def control_tokens(tokenizer: Tokenizer, template: ChatTemplate) -> tuple[str, ...]:
@@ -101,18 +155,7 @@ def control_tokens(tokenizer: Tokenizer, template: ChatTemplate) -> tuple[str, .
     )
 
 
-def _refuse_control_tokens(rows: Sequence[Row], tokenizer: Tokenizer, template: ChatTemplate) -> None:
-    tokens = control_tokens(tokenizer, template)
-    found = [
-        f"{row.source} ({token})"
-        for row in rows
-        for message in row.messages
-        for token in tokens
-        if token in message.content
-    ]
-    if found:
-        raise DataRefused(
-            f"{len(found)} messages contain control tokens of the base model: {', '.join(found[:10])}. Accepted is "
-            "text without them, because they would end or open a turn; remove or rewrite them. A retry without a "
-            "change does not help"
-        )
+def _extra(row: Row) -> bytes:
+    if row.kind == "labelled":
+        return b"true" if row.label else b"false"
+    return orjson.dumps(row.extra, option=orjson.OPT_SORT_KEYS) if row.kind == "prompt" else b""

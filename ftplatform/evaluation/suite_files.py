@@ -119,14 +119,18 @@ def suite_items(store: ObjectStore, spec: SuiteSpec) -> list[Item]:
 
 
 @cache
-def suite_prompts() -> frozenset[str]:
+def prompts_by_suite() -> dict[str, tuple[str, ...]]:
     """The last user turn of every item of every shipped suite, in the form of ``ftplatform.data.text.normalise``."""
-    return frozenset(
-        normalise(turn.content)
+    return {
+        name: tuple(
+            dict.fromkeys(
+                normalise(turn.content)
+                for item in read_suite(name)[1]
+                for turn in [t for t in item.messages if t.role == "user"][-1:]
+            )
+        )
         for name in platform_suites()
-        for item in read_suite(name)[1]
-        for turn in [t for t in item.messages if t.role == "user"][-1:]
-    )
+    }
 
 
 @cache

@@ -102,6 +102,7 @@ def make_plan(
         parameterisation=recipe.parameterisation,
         lora=recipe.lora,
         training=training,
+        mix=recipe.mix,
         replay=recipe.replay,
         micro_batch=micro,
         accumulation=accumulation,

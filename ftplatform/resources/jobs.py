@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from ftplatform.core.errors import NotFound
-from ftplatform.core.ids import LineKey
+from ftplatform.core.ids import DatasetKey, LineKey
 from ftplatform.store import ObjectStore
 
 JOB_TAG = "ft/job"
@@ -61,3 +61,21 @@ def latest_doc(asset: str, partition: str) -> str:
 def job_doc(job: str, asset: str) -> str:
     """Name of the document that holds what ``asset`` made for ``job``."""
     return f"jobs/{job}/{asset}"
+
+
+def version_doc(dataset: DatasetKey, version: str) -> str:
+    """The manifest of an accepted version of a dataset."""
+    return f"versions/curated_dataset/{dataset}/{version}"
+
+
+def curation_docs(dataset: DatasetKey, version: str = "") -> str:
+    """Prefix of the documents that say what versions were made of, with their erasure indexes.
+
+    A version can have several: two people's rows may be the same once their names are gone.
+    """
+    return f"curation/{dataset}/{version}".rstrip("/")
+
+
+def curation_doc(dataset: DatasetKey, version: str, made_of: str) -> str:
+    """The document for one set of accepted rows, named by ``made_of``, a digest of them."""
+    return f"{curation_docs(dataset, version)}/{made_of[:16]}"

@@ -16,6 +16,7 @@ from ftplatform.core.manifests import (
     EvalReport,
     RawDataset,
     RegistryEntry,
+    SyntheticRows,
     TokenizedShards,
 )
 from ftplatform.core.plan import Plan
@@ -33,6 +34,7 @@ MANIFESTS: dict[str, type[Frozen]] = {
     "eval_report": EvalReport,
     "registry_entry": RegistryEntry,
     "deployment": Deployment,
+    "synthetic_rows": SyntheticRows,
 }
 
 

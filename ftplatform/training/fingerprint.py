@@ -9,17 +9,18 @@ import torch
 from peft import PeftModel
 
 from ftplatform.training.model import load_base
-from ftplatform.training.shards import Rows
+from ftplatform.training.shards import ShardRows
 
 PROMPT_TOKENS = 16
 ANSWER_TOKENS = 16
 
 
-def probe_prompt(rows: Rows) -> list[int]:
+def probe_prompt(rows: ShardRows) -> list[int]:
     """The first 16 tokens, or fewer, of the first document of the first row."""
-    ends = (rows.position_ids[0, 1:] == 0).nonzero()
-    length = int(ends[0]) + 1 if len(ends) else rows.input_ids.shape[1]
-    return [int(token) for token in rows.input_ids[0, : min(length, PROMPT_TOKENS)]]
+    row = rows.take(torch.tensor([0]))
+    ends = (row.position_ids[0, 1:] == 0).nonzero()
+    length = int(ends[0]) + 1 if len(ends) else rows.length
+    return [int(token) for token in row.input_ids[0, : min(length, PROMPT_TOKENS)]]
 
 
 def fingerprint(base: Path, weights: Path, kind: str, prompt_ids: list[int]) -> dict[str, Any]:

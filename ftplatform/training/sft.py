@@ -16,7 +16,7 @@ from ftplatform.store.payload_io import START_SILENCE, PayloadIO
 from ftplatform.training.checkpoints import Checkpoints, Fenced
 from ftplatform.training.fingerprint import fingerprint, probe_prompt
 from ftplatform.training.model import save_weights, trainable_model
-from ftplatform.training.shards import RowOrder, Rows, read_shard
+from ftplatform.training.shards import RowOrder, ShardRows, read_shards
 from ftplatform.training.tracker import Tracker
 from ftplatform.training.trainer import build_trainer, mean_loss
 from ftplatform.training.watch import COMMIT_SILENCE, Watch, peak_memory
@@ -57,10 +57,13 @@ def _train(spec: TrainSpec, io: PayloadIO, store: ObjectStore, checkpoints: Chec
     set_seed(spec.training.seed)
     model = trainable_model(spec, base)
     vocabulary = model.get_input_embeddings().num_embeddings
-    rows = {split: read_shard(store.path(digest), vocabulary, spec.max_length) for split, digest in spec.shards.items()}
+    rows = {
+        split: read_shards([store.path(digest) for digest in files], vocabulary, spec.max_length)
+        for split, files in spec.shards.items()
+    }
 
     tracker = Tracker(spec.tracking, spec.key) if spec.tracking and io.rank == 0 else None
-    tokens_per_step = spec.training.batch_size * rows["train"].input_ids.shape[1]
+    tokens_per_step = spec.training.batch_size * rows["train"].length
     watch = Watch(io, checkpoints, tracker, tokens_per_step=tokens_per_step, vocabulary=vocabulary)
     watch.listen()
     trainer = build_trainer(model, spec, rows["train"], io.folder / WORK / "checkpoints", watch)
@@ -121,11 +124,10 @@ def _close(tracker: Tracker | None, result: PayloadResult) -> PayloadResult:
     return result.model_copy(update={"message": f"{result.message}; {problem}"}) if problem else result
 
 
-def _supervised(rows: Rows, spec: TrainSpec, steps: int) -> int:
+def _supervised(rows: ShardRows, spec: TrainSpec, steps: int) -> int:
     """Labelled positions seen in ``steps`` steps."""
-    counts = (rows.targets >= 0).sum(1)
     order = RowOrder(len(rows), spec.training.batch_size, spec.training.seed)
-    return sum(int(counts[order.of_step(step)].sum()) for step in range(steps))
+    return sum(int(rows.labelled[order.of_step(step)].sum()) for step in range(steps))
 
 
 def _finite(numbers: dict[str, float]) -> dict[str, float]:

@@ -1,12 +1,13 @@
 """Packed token shards: what a row holds, which rows make up a step, and who may attend to whom.
 
-A shard is one safetensors file with three int32 tensors [N, L]: ``input_ids``; ``labels``, aligned with them, -100
+A split is one or more safetensors files with three int32 tensors [N, L]: ``input_ids``; ``labels``, aligned with them, -100
 where there is no loss; ``position_ids``, which start again at 0 with every packed document (padding is a document of
 its own).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from ftplatform.core.errors import DataRefused
 
 IGNORED = -100
 _TENSORS = ("input_ids", "labels", "position_ids")
+_CHECKED = 4096
+"""Rows looked at together when a split is opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +45,73 @@ class Rows:
         return int((self.targets != IGNORED).sum())
 
 
-def read_shard(path: Path, vocabulary: int, max_length: int) -> Rows:
-    """Read a shard and check that a model can be trained on it.
+class ShardRows:
+    """All rows of a split, mapped from its files: memory holds what a step takes, the disk the rest."""
+
+    def __init__(self, files: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
+        self._files = list(files)
+        counts = torch.tensor([len(ids) for ids, _, _ in self._files])
+        self._first = counts.cumsum(0) - counts
+        self._count = int(counts.sum())
+        self.labelled = torch.cat(
+            [(_targets(labels[i : i + _CHECKED], positions[i : i + _CHECKED]) != IGNORED).sum(1)
+             for _, labels, positions in self._files for i in range(0, len(labels), _CHECKED)]
+        )  # fmt: skip
+        """Positions that carry loss, per row: int64 [N]."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def length(self) -> int:
+        """Tokens per row."""
+        return int(self._files[0][0].shape[1])
+
+    @property
+    def supervised(self) -> int:
+        return int(self.labelled.sum())
+
+    def take(self, index: torch.Tensor) -> Rows:
+        """The rows with these numbers, copied."""
+        file = torch.searchsorted(self._first, index, right=True) - 1
+        found = [torch.empty((len(index), self.length), dtype=torch.int64) for _ in _TENSORS]
+        for number in file.unique().tolist():
+            chosen = file == number
+            for out, tensor in zip(found, self._files[number], strict=True):
+                out[chosen] = tensor[index[chosen] - self._first[number]].long()
+        ids, labels, positions = found
+        return Rows(ids, _targets(labels, positions), positions)
+
+
+def read_shards(paths: Sequence[Path], vocabulary: int, max_length: int) -> ShardRows:
+    """Map the files of a split and check that a model can be trained on them.
 
     Raises:
         DataRefused: a tensor is missing, shapes differ, rows are longer than ``max_length``, a token lies outside the
             vocabulary, or no position carries loss.
     """
+    files = [_mapped(path, vocabulary, max_length) for path in paths]
+    lengths = sorted({ids.shape[1] for ids, _, _ in files})
+    if len(lengths) != 1:
+        raise DataRefused(
+            f"{len(files)} shard files of one split have rows of {lengths} tokens; accepted is one length"
+        )
+    rows = ShardRows(files)
+    if not rows.supervised:
+        raise DataRefused(
+            f"shard {paths[0].name}: none of {len(rows) * rows.length} positions carries loss, so there is nothing to learn"
+        )
+    return rows
+
+
+def _mapped(path: Path, vocabulary: int, max_length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     with safe_open(path, framework="pt") as file:
         missing = [name for name in _TENSORS if name not in set(file.keys())]
         if missing:
             raise DataRefused(
                 f"shard {path.name} lacks {', '.join(missing)}: accepted are the tensors {', '.join(_TENSORS)}"
             )
-        ids, labels, positions = (file.get_tensor(name).long() for name in _TENSORS)
+        ids, labels, positions = (file.get_tensor(name) for name in _TENSORS)
     if ids.ndim != 2 or ids.shape != labels.shape or ids.shape != positions.shape or not len(ids):
         shapes = [tuple(t.shape) for t in (ids, labels, positions)]
         raise DataRefused(
@@ -68,16 +124,15 @@ def read_shard(path: Path, vocabulary: int, max_length: int) -> Rows:
             f"shard {path.name}: token ids run from {int(ids.min())} to {int(ids.max())}, the base model has "
             f"{vocabulary}; the shards were made with another tokenizer"
         )
+    return ids, labels, positions
+
+
+def _targets(labels: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     targets = torch.full_like(labels, IGNORED)
     targets[:, :-1] = labels[:, 1:]
     # The first token of a document must not be predicted from the document before it.
     targets[:, :-1][positions[:, 1:] == 0] = IGNORED
-    rows = Rows(ids, targets, positions)
-    if not rows.supervised:
-        raise DataRefused(
-            f"shard {path.name}: none of {ids.numel()} positions carries loss, so there is nothing to learn"
-        )
-    return rows
+    return targets
 
 
 def document_mask(position_ids: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.payload import TrainSpec
 from ftplatform.training.loss import LabelledLogits
-from ftplatform.training.shards import RowOrder, Rows
+from ftplatform.training.shards import RowOrder, Rows, ShardRows
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -23,7 +23,7 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_
 class PlacedRows(Dataset):
     """The training as one long epoch: item ``i`` is the row at place ``i`` of the data order."""
 
-    def __init__(self, rows: Rows, order: RowOrder, batch: int, steps: int) -> None:
+    def __init__(self, rows: ShardRows, order: RowOrder, batch: int, steps: int) -> None:
         self._rows, self._order, self._batch, self._steps = rows, order, batch, steps
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class SftTrainer(Trainer):
         return loss * self.accelerator.num_processes / num_items_in_batch
 
 
-def build_trainer(model: Any, spec: TrainSpec, train: Rows, folder: Path, callback: TrainerCallback) -> SftTrainer:
+def build_trainer(model: Any, spec: TrainSpec, train: ShardRows, folder: Path, callback: TrainerCallback) -> SftTrainer:
     """A trainer that writes its checkpoints below ``folder`` every ``checkpoint_every`` steps and after the last.
 
     Raises:
@@ -115,7 +115,7 @@ def build_trainer(model: Any, spec: TrainSpec, train: Rows, folder: Path, callba
 
 
 @torch.no_grad()
-def mean_loss(model: Any, rows: Rows, micro_batch: int) -> float:
+def mean_loss(model: Any, rows: ShardRows, micro_batch: int) -> float:
     """Nats per labelled token of ``rows`` in eval mode. Draws no random number: a data loader would, and shift a
     resumed run.
     """

@@ -1,0 +1,94 @@
+"""Who a row was about: from a person's e-mail address or a row's hash to the rows of a version.
+
+Scrubbed rows no longer say whom they were about, and the index must not either: it holds keyed hashes (HMAC-SHA256 with
+the tenant's secret) of what was found, so that only someone who knows the address and runs the platform can look it up.
+"""
+
+from __future__ import annotations
+
+import hmac
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ftplatform.core.rows import SPLITS
+from ftplatform.data.blocks import read_blocks, rows_of
+from ftplatform.data.text import normalise
+
+_NOISE = re.compile(r"[\s().\-]+")
+
+
+def subject_key(secret: bytes, value: str) -> bytes:
+    """Sixteen bytes that stand for a person's identifier, the same however it is cased, spaced or punctuated."""
+    return hmac.digest(secret, _NOISE.sub("", normalise(value)).encode(), "sha256")[:16]
+
+
+@dataclass(slots=True)
+class Subjects:
+    """(row, subject key) pairs of one version's prepared rows."""
+
+    rows: list[NDArray[np.int64]] = field(default_factory=list)
+    keys: list[NDArray[np.void]] = field(default_factory=list)
+
+    def add(self, found: Sequence[tuple[int, bytes]], first_row: int) -> None:
+        """``found`` counts rows from the block's first, which is ``first_row`` of the version."""
+        if found:
+            self.rows.append(np.array([row for row, _ in found], np.int64) + first_row)
+            self.keys.append(np.frombuffer(b"".join(key for _, key in found), "V16"))
+
+
+def write_index(prepared: Path, sides: NDArray[np.int8], subjects: Subjects) -> bytes:
+    """The index of a version: a compressed NumPy archive of ``hash``, ``side``, ``source`` (per prepared row, in order),
+    ``subject`` and ``subject_row``.
+
+    Rows that curation left out are in it too: that somebody's row is *not* in a version is an answer.
+    """
+    hashes, sources = [], []
+    for block in read_blocks(prepared):
+        for row in rows_of(block):
+            hashes.append(bytes.fromhex(row.hash)[:16])
+            sources.append(row.source)
+    target = io.BytesIO()
+    np.savez_compressed(
+        target,
+        hash=np.frombuffer(b"".join(hashes), "V16"),
+        side=sides,
+        source=np.array("\n".join(sources).encode(), np.bytes_),
+        subject=np.concatenate(subjects.keys) if subjects.keys else np.zeros(0, "V16"),
+        subject_row=np.concatenate(subjects.rows) if subjects.rows else np.zeros(0, np.int64),
+    )
+    return target.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    source: str
+    """``file:line`` of the upload."""
+    hash: str
+    """First 32 hexadecimal characters of the row's hash."""
+    side: str
+    """A split, or ``left out``."""
+
+
+def look_up(
+    index: bytes, *, subject: bytes | None = None, row_hash: str | None = None, source: str | None = None
+) -> Iterator[Traced]:
+    """The rows of one version that match any of what is given."""
+    found = np.load(io.BytesIO(index))
+    hashes, sides = found["hash"], found["side"]
+    sources = bytes(found["source"][()]).decode().split("\n")
+    hits: set[int] = set()
+    if subject is not None:
+        hits.update(found["subject_row"][found["subject"] == np.void(subject)].tolist())
+    if row_hash is not None:
+        hits.update(np.flatnonzero(hashes == np.void(bytes.fromhex(row_hash)[:16])).tolist())
+    if source is not None:
+        hits.update(i for i, one in enumerate(sources) if one == source)
+    for i in sorted(hits):
+        side = int(sides[i])
+        yield Traced(sources[i], hashes[i].tobytes().hex(), SPLITS[side] if side >= 0 else "left out")

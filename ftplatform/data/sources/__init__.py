@@ -1,0 +1,1 @@
+"""Where a customer's files come from on their own machine: paths, web addresses, Hugging Face folders."""
