@@ -10,9 +10,9 @@ import orjson
 
 from ftplatform.core.dataset_config import parse_dataset_config
 from ftplatform.core.rows import Finding, Row, rows_from_jsonl
-from ftplatform.data.ingest import ingest
-from ftplatform.data.lines import BLOCK_BYTES
-from ftplatform.data.report import RowReport
+from ftplatform.data.importing.ingest import ingest
+from ftplatform.data.importing.lines import BLOCK_BYTES
+from ftplatform.data.report.report import RowReport
 
 
 @dataclass

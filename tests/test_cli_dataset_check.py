@@ -12,11 +12,11 @@ from typer.testing import CliRunner, Result
 
 from ftplatform.cli import app
 from ftplatform.core.dataset_config import parse_dataset_config
-from ftplatform.data.check import check_files
-from ftplatform.data.ingest import ingest
-from ftplatform.data.problem_examples import EXAMPLES
-from ftplatform.data.problems import finding
-from ftplatform.data.report import FileReport, ReportWriter
+from ftplatform.data.importing.ingest import ingest
+from ftplatform.data.report.check import check_files
+from ftplatform.data.report.problem_examples import EXAMPLES
+from ftplatform.data.report.problems import finding
+from ftplatform.data.report.report import FileReport, ReportWriter
 
 WORDS = "apple brick cloud delta eagle frost grape house igloo joker".split()  # noqa: SIM905
 

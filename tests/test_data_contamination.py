@@ -13,10 +13,10 @@ import pytest
 
 from ftplatform.core.dataset_config import ContaminationConfig, SplitConfig
 from ftplatform.core.rows import Message, Row
-from ftplatform.data.columns import DATA, TEST_FILE, Columns, ColumnWriter, block_keys
-from ftplatform.data.contamination import EXACT, NEAR, NGRAM, Contamination, find_contamination
-from ftplatform.data.dedup import find_exact
-from ftplatform.data.split import OUT, TEST, TRAIN, VALIDATION, remove_leaks, split_sides
+from ftplatform.data.compare.columns import DATA, TEST_FILE, Columns, ColumnWriter, block_keys
+from ftplatform.data.compare.contamination import EXACT, NEAR, NGRAM, Contamination, find_contamination
+from ftplatform.data.compare.dedup import find_exact
+from ftplatform.data.compare.split import OUT, TEST, TRAIN, VALIDATION, remove_leaks, split_sides
 from ftplatform.data.text import normalise
 
 CONFIG = ContaminationConfig()
@@ -112,7 +112,7 @@ def test_rulers_of_tables_are_no_passage(tmp_path: Path) -> None:
 
 
 def test_a_full_filter_costs_time_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ftplatform.data import passages
+    from ftplatform.data.compare import passages
 
     rng = random.Random(6)
     held = [row(sentence(rng, 30), "b") for _ in range(30)]

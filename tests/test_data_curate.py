@@ -16,9 +16,9 @@ from ftplatform.core.dataset_config import DatasetConfig, parse_dataset_config
 from ftplatform.core.errors import PayloadFailed
 from ftplatform.core.rows import Message, Row
 from ftplatform.data.blocks import read_rows, write_rows
-from ftplatform.data.curate import Accepted, Curated, Surroundings, curate
-from ftplatform.data.erasure import look_up, subject_key, write_index
-from ftplatform.data.schema import check_schema, frame
+from ftplatform.data.curation.curate import Accepted, Curated, Surroundings, curate
+from ftplatform.data.curation.erasure import look_up, subject_key, write_index
+from ftplatform.data.curation.schema import check_schema, frame
 from ftplatform.data.text import normalise
 from ftplatform.data.workers import RayCluster, Workers, map_ordered
 

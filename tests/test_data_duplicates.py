@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftplatform.core.rows import Message, Row
-from ftplatform.data import dedup
-from ftplatform.data.columns import DATA, TEST_FILE, Columns, ColumnWriter, block_keys, key_array
-from ftplatform.data.dedup import Versions, compare_versions, find_exact, first_equal, match
-from ftplatform.data.minhash import ANSWER, QUESTION, Banding, shingles, template_shingles
-from ftplatform.data.near import NEIGHBOURS, find_near, jaccard
+from ftplatform.data.compare import dedup
+from ftplatform.data.compare.columns import DATA, TEST_FILE, Columns, ColumnWriter, block_keys, key_array
+from ftplatform.data.compare.dedup import Versions, compare_versions, find_exact, first_equal, match
+from ftplatform.data.compare.minhash import ANSWER, QUESTION, Banding, shingles, template_shingles
+from ftplatform.data.compare.near import NEIGHBOURS, find_near, jaccard
+from ftplatform.data.compare.words import hash_words, ngrams
 from ftplatform.data.text import normalise
-from ftplatform.data.words import hash_words, ngrams
 
 UNTIMED = settings(deadline=None)
 NONE = np.zeros(0, np.uint64)
@@ -263,7 +263,7 @@ def test_rows_that_share_a_long_instruction_are_compared_by_the_rest(tmp_path: P
 
 
 def test_a_bucket_of_any_size_is_compared_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ftplatform.data import near
+    from ftplatform.data.compare import near
 
     compared = 0
 

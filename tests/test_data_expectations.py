@@ -11,8 +11,8 @@ import pytest
 
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.rows import Message, Row
-from ftplatform.data.expectations import Expectations, build, run_expectations
-from ftplatform.data.schema import frame
+from ftplatform.data.curation.expectations import Expectations, build, run_expectations
+from ftplatform.data.curation.schema import frame
 
 
 def rows(count: int) -> list[Row]:

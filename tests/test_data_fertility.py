@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ftplatform.data.fertility import ENGLISH, ENOUGH_WORDS, Fertility, check_fertility, fertility
+from ftplatform.data.language.fertility import ENGLISH, ENOUGH_WORDS, Fertility, check_fertility, fertility
 
 HINDI = "मेरा ऑर्डर कहाँ है और कब तक पहुँचेगा कृपया बताइए"
 

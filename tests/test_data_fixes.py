@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftplatform.core.errors import InvalidConfig
-from ftplatform.data.fix_line import fix_line
-from ftplatform.data.fixes import FIXES, changes, write_fixed
-from ftplatform.data.unified_diff import unified_diff
+from ftplatform.data.report.fix_line import fix_line
+from ftplatform.data.report.fixes import FIXES, changes, write_fixed
+from ftplatform.data.report.unified_diff import unified_diff
 
 USER, ANSWER = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
 PAIR = '{"prompt": "Wo ist es?", "completion": "Unterwegs, schön."}\n'
@@ -133,7 +133,7 @@ def test_bytes_that_are_no_text_pass_unchanged(tmp_path: Path) -> None:
 
 
 def test_a_line_too_long_to_be_looked_at_passes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftplatform.data.fixes._LONGEST", 64)
+    monkeypatch.setattr("ftplatform.data.report.fixes._LONGEST", 64)
     data = b'{"prompt": "' + "é".encode() * 58 + b'"}' + b" " * 100 + b"\n\n" + b"{}\n"
     assert fix(tmp_path, data) == (data[:-4], {"empty_row": 2})
 

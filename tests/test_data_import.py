@@ -11,7 +11,7 @@ from import_support import Loaded, load
 
 from ftplatform.core.dataset_config import DatasetConfig
 from ftplatform.core.rows import Finding
-from ftplatform.data.opening import open_file
+from ftplatform.data.importing.opening import open_file
 
 
 def chat(question: str = "Where is my card?", answer: str = "card_arrival", **extra: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from import_support import Loaded, load
 
-from ftplatform.data import containers, documents, lines
+from ftplatform.data.importing import containers, documents, lines
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"añ {i}"}]} for i in range(30)
@@ -170,7 +170,7 @@ def test_a_decompression_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_parquet_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ftplatform.data import columnar
+    from ftplatform.data.importing import columnar
 
     monkeypatch.setattr(columnar, "RATIO_FROM", 1 << 10)
     out = io.BytesIO()
@@ -181,8 +181,8 @@ def test_a_parquet_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("block", [64, 1 << 20])
 def test_a_line_too_long_costs_its_own_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(lines, "LONGEST_LINE", 1000)
-    monkeypatch.setattr("ftplatform.data.json_values.LONGEST_LINE", 1000)
-    monkeypatch.setattr("ftplatform.data.delimited.LONGEST_LINE", 1000)
+    monkeypatch.setattr("ftplatform.data.importing.json_values.LONGEST_LINE", 1000)
+    monkeypatch.setattr("ftplatform.data.importing.delimited.LONGEST_LINE", 1000)
     long = json.dumps({"text": "x" * 2000}).encode()
     data = b'{"text": "a"}\n' + long + b'\n{"text": "b"}\n' + long
     result = load(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ftplatform.data.language import UNDETERMINED, detect
+from ftplatform.data.language.detect import UNDETERMINED, detect
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

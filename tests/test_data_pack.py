@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftplatform.core.errors import DataRefused
-from ftplatform.data.pack import Packed, assign, pack, unpack
 from ftplatform.data.tables import counts_table, length_histogram, markdown_table
-from ftplatform.data.tokenize import IGNORED, TokenizedRow
+from ftplatform.data.tokens.pack import Packed, assign, pack, unpack
+from ftplatform.data.tokens.tokenize import IGNORED, TokenizedRow
 
 PAD = 9999
 

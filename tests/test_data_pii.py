@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import pytest
 from samples_pii.planted import RIGHT, samples, table
 
-from ftplatform.data.pii import DEFAULTS, ENTITIES, SECRETS, mask
-from ftplatform.data.pii_find import Finder, merge, recognize
-from ftplatform.data.pii_fold import fold
-from ftplatform.data.pii_phone import _judge, find_phones, long_enough
-from ftplatform.data.pii_prefilter import relax
-from ftplatform.data.pii_rules import LEAST_SCORE, NAMES, RULES, load_recognizers
+from ftplatform.data.pii.find import Finder, merge, recognize
+from ftplatform.data.pii.fold import fold
+from ftplatform.data.pii.phone import _judge, find_phones, long_enough
+from ftplatform.data.pii.prefilter import relax
+from ftplatform.data.pii.rules import LEAST_SCORE, NAMES, RULES, load_recognizers
+from ftplatform.data.pii.scrubber import DEFAULTS, ENTITIES, SECRETS, mask
 
 EVERYTHING = tuple(RULES)
 SHARDS = [
@@ -214,9 +214,9 @@ def test_finding_personal_data_loads_no_torch_and_asks_no_network() -> None:
         "import socket, sys\n"
         "def refuse(*a, **k): raise AssertionError('network')\n"
         "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
-        "import ftplatform.data.pii as pii\n"
+        "import ftplatform.data.pii.scrubber as pii\n"
         "assert not {'presidio_analyzer', 're2'} & set(sys.modules), 'heavy at import'\n"
-        "from ftplatform.data.pii_find import Finder\n"
+        "from ftplatform.data.pii.find import Finder\n"
         "assert len(Finder(pii.DEFAULTS).find('jo@example.com, +1 212 555 0147')) == 2\n"
         "assert not {'torch', 'transformers'} & set(sys.modules), 'loaded'\n"
     )

@@ -13,9 +13,9 @@ from samples_pii.planted import samples
 from ftplatform.core.dataset_config import PiiConfig
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.rows import Message, Row, ToolCall
-from ftplatform.data.pii import DEFAULTS, ENTITIES, Scrubber, open_scrubber, wanted_entities
-from ftplatform.data.pii_json import rewrite_json
-from ftplatform.data.pii_rules import RULES
+from ftplatform.data.pii.json_text import rewrite_json
+from ftplatform.data.pii.rules import RULES
+from ftplatform.data.pii.scrubber import DEFAULTS, ENTITIES, Scrubber, open_scrubber, wanted_entities
 
 SECRET = b"tenant key"
 CARD = "4111 1111 1111 1111"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from ftplatform.core.rows import Finding, Message, Row
-from ftplatform.data.advice import Advice
-from ftplatform.data.problem_examples import EXAMPLES
-from ftplatform.data.problems import FILE_CODES, TEXTS, finding
-from ftplatform.data.report import KEPT_ERRORS, KEPT_WARNINGS, FileReport, ReportWriter, RowReport
-from ftplatform.data.report_html import LEAST_PER_CODE, MOST_FINDINGS, write_html
+from ftplatform.data.report.advice import Advice
+from ftplatform.data.report.problem_examples import EXAMPLES
+from ftplatform.data.report.problems import FILE_CODES, TEXTS, finding
+from ftplatform.data.report.report import KEPT_ERRORS, KEPT_WARNINGS, FileReport, ReportWriter, RowReport
+from ftplatform.data.report.report_html import LEAST_PER_CODE, MOST_FINDINGS, write_html
 
 
 def write(

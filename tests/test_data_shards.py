@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from ftplatform.core.errors import CorruptObject, DataRefused, InvalidConfig, NotFound
 from ftplatform.core.payload import StoreAddress
-from ftplatform.data import token_work
-from ftplatform.data.pack import cut
-from ftplatform.data.shard_reader import Position, ShardReader
-from ftplatform.data.shards import Layout, ShardWriter, Written, layout_of, open_shard
-from ftplatform.data.token_cache import Keys, TokenBook
-from ftplatform.data.token_checks import check_split
-from ftplatform.data.token_work import SplitShards, write_split
-from ftplatform.data.tokenize import IGNORED, TokenBlock
+from ftplatform.data.tokens import work as token_work
+from ftplatform.data.tokens.checks import check_split
+from ftplatform.data.tokens.pack import cut
+from ftplatform.data.tokens.row_cache import Keys, TokenBook
+from ftplatform.data.tokens.shard_reader import Position, ShardReader
+from ftplatform.data.tokens.shards import Layout, ShardWriter, Written, layout_of, open_shard
+from ftplatform.data.tokens.tokenize import IGNORED, TokenBlock
+from ftplatform.data.tokens.work import SplitShards, write_split
 from ftplatform.store import ObjectStore, open_store
 
 PAD = 999

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from ftplatform.core.dataset_config import SplitConfig
 from ftplatform.core.digests import digest_bytes, digest_json
 from ftplatform.core.rows import Message, Row, ToolCall
-from ftplatform.data.columns import DATA, TEST_FILE, VALIDATION_FILE, Columns, ColumnWriter, block_keys
-from ftplatform.data.keys import place, question, row_keys
-from ftplatform.data.split import OUT, TEST, TRAIN, VALIDATION, Leak, leaks, remove_leaks, split_sides
+from ftplatform.data.compare.columns import DATA, TEST_FILE, VALIDATION_FILE, Columns, ColumnWriter, block_keys
+from ftplatform.data.compare.keys import place, question, row_keys
+from ftplatform.data.compare.split import OUT, TEST, TRAIN, VALIDATION, Leak, leaks, remove_leaks, split_sides
 from ftplatform.data.text import normalise
 
 UNTIMED = settings(deadline=None)

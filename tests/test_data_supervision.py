@@ -11,12 +11,12 @@ from ftplatform.cli import app
 from ftplatform.cli import dataset_show as command
 from ftplatform.core.manifests import BaseModel, CuratedDataset
 from ftplatform.core.rows import Message, Row, rows_to_jsonl
-from ftplatform.data.families import family
-from ftplatform.data.learned import learned_page
-from ftplatform.data.render import ChatTemplate
-from ftplatform.data.supervision import check_supervision, prove, supervision_findings, worst_first
-from ftplatform.data.template_check import check_template
-from ftplatform.data.tokenize import IGNORED, Tokenized, TokenizedRow, tokenize_rows
+from ftplatform.data.rendering.families import family
+from ftplatform.data.rendering.learned import learned_page
+from ftplatform.data.rendering.render import ChatTemplate
+from ftplatform.data.rendering.supervision import check_supervision, prove, supervision_findings, worst_first
+from ftplatform.data.rendering.template_check import check_template
+from ftplatform.data.tokens.tokenize import IGNORED, Tokenized, TokenizedRow, tokenize_rows
 
 SPECIAL = {"eos_token": "<|im_end|>"}
 CHATML = family("chatml").source
@@ -175,7 +175,7 @@ def parts(tmp_path, monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer):
     tokenizer.save(str(tmp_path / "base" / "tokenizer.json"))
     (tmp_path / "base" / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
     (tmp_path / "base" / "chat_template.jinja").write_text(CHATML)
-    from ftplatform.data.chat_format import load_chat_format
+    from ftplatform.data.rendering.chat_format import load_chat_format
 
     monkeypatch.setattr(command, "chat_format", lambda store, weights: load_chat_format(tmp_path / "base"))
     return made

@@ -10,7 +10,7 @@ import pytest
 from ftplatform.core.dataset_config import TaggingConfig, TagRule
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.rows import Message, Row
-from ftplatform.data.tagging import open_tagger
+from ftplatform.data.language.tagging import open_tagger
 
 RULES = (
     TagRule(tag="topic", value="refund", pattern="(?i)refund|money back"),

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.rows import Message, Row, ToolCall
-from ftplatform.data import compiled
-from ftplatform.data.families import FAMILIES, family, recognise
-from ftplatform.data.render import ChatTemplate, Rendered
+from ftplatform.data.rendering import compiled
+from ftplatform.data.rendering.families import FAMILIES, family, recognise
+from ftplatform.data.rendering.render import ChatTemplate, Rendered
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 NAMES = [one.name for one in FAMILIES]

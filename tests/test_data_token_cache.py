@@ -11,10 +11,10 @@ from test_data_tokens import CHATML, conversation
 
 from ftplatform.core.payload import StoreAddress
 from ftplatform.core.rows import Message, Row, rows_to_jsonl
-from ftplatform.data import token_work
-from ftplatform.data.token_cache import TokenBook, from_bytes, keys_of, to_bytes
-from ftplatform.data.token_work import FileTokens, sources_of, tag_values, tokenize_file
-from ftplatform.data.tokenize import TokenBlock, tokenize_rows
+from ftplatform.data.tokens import work as token_work
+from ftplatform.data.tokens.row_cache import TokenBook, from_bytes, keys_of, to_bytes
+from ftplatform.data.tokens.tokenize import TokenBlock, tokenize_rows
+from ftplatform.data.tokens.work import FileTokens, sources_of, tag_values, tokenize_file
 from ftplatform.store import ObjectStore, open_store
 
 pytest_plugins = ["test_data_tokens"]
@@ -62,7 +62,7 @@ def tokens_of(found: FileTokens, into: TokenBook) -> list[list[int]]:
 
 
 def expected(rows: list[Row], text: Path) -> list[list[int]]:
-    from ftplatform.data.chat_format import load_chat_format
+    from ftplatform.data.rendering.chat_format import load_chat_format
 
     form = load_chat_format(text)
     return [row.input_ids.tolist() for row in tokenize_rows(rows, form.tokenizer, form.template, 10_000).rows]

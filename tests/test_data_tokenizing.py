@@ -18,10 +18,10 @@ from ftplatform.core.payload import StoreAddress
 from ftplatform.core.plan import Plan
 from ftplatform.core.recipe import MixConfig, TrainingConfig
 from ftplatform.core.rows import Row, rows_to_jsonl
-from ftplatform.data.chat_format import load_chat_format
-from ftplatform.data.pack import pack
-from ftplatform.data.shards import open_shard
-from ftplatform.data.tokenize import tokenize_rows
+from ftplatform.data.rendering.chat_format import load_chat_format
+from ftplatform.data.tokens.pack import pack
+from ftplatform.data.tokens.shards import open_shard
+from ftplatform.data.tokens.tokenize import tokenize_rows
 from ftplatform.store import ObjectStore, open_store
 
 pytest_plugins = ["test_data_tokens"]

@@ -11,10 +11,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from ftplatform.core.errors import DataRefused, InvalidConfig
 from ftplatform.core.rows import Message, Row
-from ftplatform.data.chat_format import load_chat_format
-from ftplatform.data.render import ChatTemplate
-from ftplatform.data.supervision import check_supervision, learned_html, learned_markdown, supervised_text
-from ftplatform.data.tokenize import IGNORED, Tokenized, tokenize_rows
+from ftplatform.data.rendering.chat_format import load_chat_format
+from ftplatform.data.rendering.render import ChatTemplate
+from ftplatform.data.rendering.supervision import check_supervision, learned_html, learned_markdown, supervised_text
+from ftplatform.data.tokens.tokenize import IGNORED, Tokenized, tokenize_rows
 
 CHATML = """{% for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\n' }}

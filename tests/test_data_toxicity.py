@@ -11,7 +11,7 @@ import pytest
 from ftplatform.core.dataset_config import ToxicityConfig
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.rows import Message, Row
-from ftplatform.data.toxicity import Toxicity, check_toxicity, measure, open_toxicity, score_rows
+from ftplatform.data.language.toxicity import Toxicity, check_toxicity, measure, open_toxicity, score_rows
 
 INSULT = "you are a fucking idiot"
 

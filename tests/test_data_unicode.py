@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ftplatform.core.dataset_config import UnicodeConfig
 from ftplatform.core.rows import Message, Row
-from ftplatform.data.scripts import SCRIPTS, letter_counts, shares
-from ftplatform.data.unicode_text import COUNTS, clean_row, clean_text
+from ftplatform.data.language.scripts import SCRIPTS, letter_counts, shares
+from ftplatform.data.language.unicode_text import COUNTS, clean_row, clean_text
 
 DEFAULT = UnicodeConfig()
 TRICKY = "a1é\u0301\u0915\u094d\u200c\u200d\u200b\ufeff\u00ad\u202e\u2069\u200e\u05d0\u06cc\ufb50\u1780\u1820\u180e\u2764\ufe0f\U0001f3f4\U000e0067\U000e007f\U000e0101\u5b57\u2122\uff11\u0663\u096a\x00\x0c\u2028\ud800\ufffe"
@@ -142,5 +142,5 @@ def test_letters_are_counted_by_script_with_their_vowel_signs() -> None:
 def test_counting_in_slices_gives_what_counting_each_text_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["abc", "मेरा", "", "x" * 50, "தமிழ்", "漢"] * 3
     alone = [letter_counts([text])[0][0].tolist() for text in texts]
-    monkeypatch.setattr("ftplatform.data.scripts._CHARACTERS_AT_ONCE", 20)
+    monkeypatch.setattr("ftplatform.data.language.scripts._CHARACTERS_AT_ONCE", 20)
     assert letter_counts(texts)[0].tolist() == alone

@@ -16,10 +16,10 @@ from ftplatform.cli import app
 from ftplatform.core.dataset_config import DatasetConfig, Format, parse_dataset_config
 from ftplatform.core.recipe import Recipe, parse_recipe
 from ftplatform.core.rows import Row, rows_from_jsonl
-from ftplatform.data.ingest import ingest
-from ftplatform.data.pii import ENTITIES
-from ftplatform.data.problems import TEXTS
-from ftplatform.data.report import RowReport
+from ftplatform.data.importing.ingest import ingest
+from ftplatform.data.pii.scrubber import ENTITIES
+from ftplatform.data.report.problems import TEXTS
+from ftplatform.data.report.report import RowReport
 from ftplatform.evaluation.gate import compare, sentence
 from ftplatform.evaluation.margins import DEFAULT_MARGIN
 from ftplatform.recipes import shipped

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from serving_support import Bench, make_bench, wait_until, write_base
 
 from ftplatform.core.errors import Conflict, CorruptObject, InvalidConfig, NotFound
-from ftplatform.data.chat_format import load_chat_format
+from ftplatform.data.rendering.chat_format import load_chat_format
 from ftplatform.serving.desired import Route
 from ftplatform.serving.embedded_errors import AlreadyLoaded, ApiError
 from ftplatform.serving.embedded_pool import Pool

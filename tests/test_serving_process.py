@@ -13,7 +13,7 @@ import httpx
 from serving_support import make_bench, wait_until
 
 from ftplatform.catalog import open_catalog
-from ftplatform.data.chat_format import load_chat_format
+from ftplatform.data.rendering.chat_format import load_chat_format
 
 
 def test_a_killed_server_reaches_the_desired_state_again_and_gives_the_same_answer(tmp_path: Path) -> None:

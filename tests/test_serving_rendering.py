@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ftplatform.core.rows import Message, Row
-from ftplatform.data.chat_format import load_chat_format
-from ftplatform.data.families import FAMILIES, family
-from ftplatform.data.tokenize import IGNORED, tokenize_rows
+from ftplatform.data.rendering.chat_format import load_chat_format
+from ftplatform.data.rendering.families import FAMILIES, family
+from ftplatform.data.tokens.tokenize import IGNORED, tokenize_rows
 from ftplatform.serving.embedded_errors import ApiError
 from ftplatform.serving.embedded_text import Decoder, TextCodec, load_codec
 from ftplatform.training.starter import CHAT_TEMPLATE

@@ -12,7 +12,7 @@ from ftplatform.cli import app
 from ftplatform.core.dataset_config import parse_dataset_config
 from ftplatform.core.errors import DataRefused, InvalidConfig, InvalidKey, NotFound
 from ftplatform.core.ids import DatasetKey
-from ftplatform.data.ingest import ingest
+from ftplatform.data.importing.ingest import ingest
 from ftplatform.data.sources.collect import collect
 from ftplatform.data.sources.hf_folder import look, side
 from ftplatform.resources.platform import Parts

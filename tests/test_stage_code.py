@@ -11,8 +11,14 @@ from ftplatform.evaluation.score_cache import CODE
 from ftplatform.store.cache import PACKAGE, cache_key, code_digest
 
 STAGES = {
-    "curate": ("data/curate", "data/expectations"),
-    "tokenize": ("data/tokenize", "data/pack", "data/supervision", "data/replay", "data/chat_format"),
+    "curate": ("data/curation/curate", "data/curation/expectations"),
+    "tokenize": (
+        "data/tokens/tokenize",
+        "data/tokens/pack",
+        "data/rendering/supervision",
+        "data/replay",
+        "data/rendering/chat_format",
+    ),
     "train": ("training/__main__",),
     "score": CODE,
 }
@@ -28,9 +34,9 @@ def package(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("file", "affected"),
     [
-        ("data/pii_rules.py", {"curate"}),
-        ("data/pack.py", {"tokenize"}),
-        ("data/render.py", {"tokenize"}),
+        ("data/pii/rules.py", {"curate"}),
+        ("data/tokens/pack.py", {"tokenize"}),
+        ("data/rendering/render.py", {"tokenize"}),
         ("training/loss.py", {"train"}),
         ("evaluation/runner_model.py", {"score"}),
         ("evaluation/gate.py", set()),
@@ -54,7 +60,7 @@ def test_one_byte_of_a_file_affects_exactly_the_stages_that_use_it(
 
 
 def test_the_place_of_the_package_does_not_count(package: Path) -> None:
-    assert code_digest("data/curate", package=package) == code_digest("data/curate")
+    assert code_digest("data/curation/curate", package=package) == code_digest("data/curation/curate")
 
 
 def test_a_stage_without_source_is_an_error() -> None:

@@ -18,8 +18,8 @@ from ftplatform.core.dataset_config import SyntheticConfig
 from ftplatform.core.errors import DataRefused, InvalidConfig, PayloadFailed
 from ftplatform.core.ids import DatasetKey
 from ftplatform.core.rows import Message, Row
-from ftplatform.data.synthetic import Answer, Call, draw_seeds, find_pair, plan_calls, similarity, write_rows
-from ftplatform.data.synthetic_teacher import BATCH, NoAnswer, Teacher, ask_all
+from ftplatform.data.synthetic.rows import Answer, Call, draw_seeds, find_pair, plan_calls, similarity, write_rows
+from ftplatform.data.synthetic.teacher import BATCH, NoAnswer, Teacher, ask_all
 from ftplatform.settings import load_settings
 
 KEY = DatasetKey("acme", "support")

@@ -23,8 +23,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ftplatform.core.rows import Row, rows_from_jsonl
-from ftplatform.data.pack import pack
-from ftplatform.data.tokenize import TokenizedRow
+from ftplatform.data.tokens.pack import pack
+from ftplatform.data.tokens.tokenize import TokenizedRow
 from ftplatform.training.loss import LabelledLogits
 from ftplatform.training.shards import IGNORED, RowOrder, Rows
 from ftplatform.training.starter import CHAT_TEMPLATE, END_OF_DOCUMENT, TURN_END, TURN_START

@@ -50,10 +50,10 @@ def rate(work: Callable[[Sequence[Any]], object], items: Sequence[Any]) -> float
 def main() -> None:
     from ftplatform.core.dataset_config import TaggingConfig, TagRule, ToxicityConfig, UnicodeConfig
     from ftplatform.core.rows import Message, Row
-    from ftplatform.data.language import detect
-    from ftplatform.data.tagging import open_tagger
-    from ftplatform.data.toxicity import open_toxicity
-    from ftplatform.data.unicode_text import clean_row, clean_text
+    from ftplatform.data.language.detect import detect
+    from ftplatform.data.language.tagging import open_tagger
+    from ftplatform.data.language.toxicity import open_toxicity
+    from ftplatform.data.language.unicode_text import clean_row, clean_text
 
     unicode = UnicodeConfig()
     start = time.process_time()

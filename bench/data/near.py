@@ -25,12 +25,12 @@ import numpy as np
 
 from ftplatform.core.dataset_config import ContaminationConfig, SplitConfig
 from ftplatform.core.rows import Message, Row
-from ftplatform.data.columns import DATA, TEST_FILE, BlockKeys, Columns, ColumnWriter, block_keys
-from ftplatform.data.contamination import KINDS, find_contamination
-from ftplatform.data.dedup import find_exact
-from ftplatform.data.minhash import BOTH, Banding, write_bands
-from ftplatform.data.near import find_near
-from ftplatform.data.split import OUT, TEST, TRAIN, VALIDATION, remove_leaks, split_sides
+from ftplatform.data.compare.columns import DATA, TEST_FILE, BlockKeys, Columns, ColumnWriter, block_keys
+from ftplatform.data.compare.contamination import KINDS, find_contamination
+from ftplatform.data.compare.dedup import find_exact
+from ftplatform.data.compare.minhash import BOTH, Banding, write_bands
+from ftplatform.data.compare.near import find_near
+from ftplatform.data.compare.split import OUT, TEST, TRAIN, VALIDATION, remove_leaks, split_sides
 from ftplatform.demo.datasets import write_good_dataset
 
 RESULT = Path(__file__).parents[1] / "results" / "data-near.md"

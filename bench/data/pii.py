@@ -17,11 +17,11 @@ from pathlib import Path
 
 from ftplatform.core.dataset_config import PiiConfig
 from ftplatform.core.rows import Message, Row
-from ftplatform.data.pii import DEFAULTS, open_scrubber
-from ftplatform.data.pii_find import Finder, Span, merge, recognize
-from ftplatform.data.pii_fold import fold
-from ftplatform.data.pii_phone import long_enough
-from ftplatform.data.pii_rules import LEAST_SCORE, RULES, load_recognizers
+from ftplatform.data.pii.find import Finder, Span, merge, recognize
+from ftplatform.data.pii.fold import fold
+from ftplatform.data.pii.phone import long_enough
+from ftplatform.data.pii.rules import LEAST_SCORE, RULES, load_recognizers
+from ftplatform.data.pii.scrubber import DEFAULTS, open_scrubber
 
 PLANTED = Path(__file__).parents[2] / "tests" / "samples_pii" / "planted.tsv"
 RESULT = Path(__file__).parents[1] / "results" / "data_pii.md"

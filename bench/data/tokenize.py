@@ -102,10 +102,10 @@ def _messages(folder: Path) -> list[list[dict[str, str]]]:
 
 def _ours(folder: Path) -> Callable[[], int]:
     from ftplatform.core.payload import StoreAddress
-    from ftplatform.data.chat_format import load_chat_format
-    from ftplatform.data.shards import ShardWriter
-    from ftplatform.data.token_cache import TokenBook
-    from ftplatform.data.token_work import tokenize_file, write_split
+    from ftplatform.data.rendering.chat_format import load_chat_format
+    from ftplatform.data.tokens.row_cache import TokenBook
+    from ftplatform.data.tokens.shards import ShardWriter
+    from ftplatform.data.tokens.work import tokenize_file, write_split
     from ftplatform.store import open_store
 
     form = load_chat_format(folder / "text")
@@ -129,7 +129,7 @@ def _raw(folder: Path) -> Callable[[], int]:
     from tokenizers import Tokenizer
 
     from ftplatform.core.rows import Message
-    from ftplatform.data.chat_format import load_chat_format
+    from ftplatform.data.rendering.chat_format import load_chat_format
 
     template = load_chat_format(folder / "text").template
     texts = [template.render([Message(t["role"], t["content"]) for t in turns]) for turns in _messages(folder)]

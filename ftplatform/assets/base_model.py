@@ -16,11 +16,11 @@ from ftplatform.core.ids import BaseKey
 from ftplatform.core.manifests import BaseModel, BaseScores
 from ftplatform.core.payload import ModelSpec
 from ftplatform.core.rows import Row, rows_to_jsonl
-from ftplatform.data.chat_format import ChatFormat
+from ftplatform.data.rendering.chat_format import ChatFormat
+from ftplatform.data.rendering.template_check import check_template
 from ftplatform.data.starter_text import replay
 from ftplatform.data.tables import markdown_table
-from ftplatform.data.template_check import check_template
-from ftplatform.data.tokenize import control_tokens
+from ftplatform.data.tokens.tokenize import control_tokens
 from ftplatform.evaluation.margins import MANDATORY_SUITES
 from ftplatform.evaluation.score_cache import load_scores, missing_scores, record_scores, score_requests
 from ftplatform.evaluation.suite_files import publish_suite

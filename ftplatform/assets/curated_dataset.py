@@ -16,11 +16,11 @@ from ftplatform.core.digests import digest_bytes, digest_json
 from ftplatform.core.ids import DatasetKey, LineKey, RecipeKey
 from ftplatform.core.manifests import CuratedDataset, RawDataset
 from ftplatform.data.blocks import read_rows
-from ftplatform.data.curate import Accepted, Curated, Surroundings, curate
-from ftplatform.data.erasure import write_index
-from ftplatform.data.expectations import run_expectations
-from ftplatform.data.prepare import as_json
-from ftplatform.data.profile_picture import draw_profile
+from ftplatform.data.curation.curate import Accepted, Curated, Surroundings, curate
+from ftplatform.data.curation.erasure import write_index
+from ftplatform.data.curation.expectations import run_expectations
+from ftplatform.data.curation.prepare import as_json
+from ftplatform.data.curation.profile_picture import draw_profile
 from ftplatform.data.tables import counts_table, markdown_table, sample_table
 from ftplatform.evaluation.suite_files import prompts_by_suite
 from ftplatform.partitions import datasets
@@ -76,7 +76,11 @@ def curated_dataset(context: dg.AssetExecutionContext, platform: Platform, raw_d
             "secret": digest_bytes(b"ftplatform/secret/" + parts.secret(key.tenant)),
         }
         around = Surroundings(suites, tuple(parts.store.path(one) for one in earlier), parts.secret(key.tenant))
-        work = cache_key("curate", code=code_digest("data/curate", "data/expectations", "data/erasure"), inputs=inputs)
+        work = cache_key(
+            "curate",
+            code=code_digest("data/curation/curate", "data/curation/expectations", "data/curation/erasure"),
+            inputs=inputs,
+        )
         made, reused = cached(
             parts.store, "curate", work, lambda: _work(parts, key, raw_dataset, config, around), needs=_objects
         )

@@ -17,13 +17,13 @@ from ftplatform.core.ids import DatasetKey, RecipeKey
 from ftplatform.core.manifests import RawDataset, SourceFile
 from ftplatform.core.tenant_config import with_tenant
 from ftplatform.data.blocks import read_rows
-from ftplatform.data.expectations import build
-from ftplatform.data.ingest import Ingested, ingest
-from ftplatform.data.pii import wanted_entities
-from ftplatform.data.report import RowReport
-from ftplatform.data.report_html import write_html
+from ftplatform.data.curation.expectations import build
+from ftplatform.data.importing.ingest import Ingested, ingest
+from ftplatform.data.language.tagging import open_tagger
+from ftplatform.data.pii.scrubber import wanted_entities
+from ftplatform.data.report.report import RowReport
+from ftplatform.data.report.report_html import write_html
 from ftplatform.data.tables import markdown_table, sample_table
-from ftplatform.data.tagging import open_tagger
 from ftplatform.evaluation.suite_files import check_suites
 from ftplatform.partitions import datasets
 from ftplatform.resources import Platform

@@ -16,10 +16,10 @@ from ftplatform.core.errors import Conflict, DataRefused, InvalidConfig
 from ftplatform.core.ids import DatasetKey
 from ftplatform.core.manifests import CuratedDataset, SourceFile, SyntheticRows
 from ftplatform.core.rows import Row
-from ftplatform.data.ingest import ingest
-from ftplatform.data.opening import SYNTHETIC_FILE
-from ftplatform.data.synthetic import Answer, Written, draw_seeds, plan_calls, to_upload, write_rows
-from ftplatform.data.synthetic_teacher import Teacher, ask_all
+from ftplatform.data.importing.ingest import ingest
+from ftplatform.data.importing.opening import SYNTHETIC_FILE
+from ftplatform.data.synthetic.rows import Answer, Written, draw_seeds, plan_calls, to_upload, write_rows
+from ftplatform.data.synthetic.teacher import Teacher, ask_all
 from ftplatform.data.tables import counts_table, markdown_table, sample_table
 from ftplatform.partitions import datasets
 from ftplatform.resources import Platform

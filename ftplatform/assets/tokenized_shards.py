@@ -58,9 +58,11 @@ def tokenized_shards(context: dg.AssetExecutionContext, platform: Platform, trai
             ],
             "mix": [plan.mix.model_dump(mode="json"), plan.training.seed] if plan.mix else None,
         }
-        code = code_digest("data/token_work", "data/token_checks", "data/mix", "data/replay", "data/supervision")
+        code = code_digest(
+            "data/tokens/work", "data/tokens/checks", "data/mix", "data/replay", "data/rendering/supervision"
+        )
         # A row's tokens depend on less than the shards do: they outlive a change of packing, mix, length or checks.
-        rows_code = code_digest("data/tokenize", "data/token_cache", "data/chat_format")
+        rows_code = code_digest("data/tokens/tokenize", "data/tokens/row_cache", "data/rendering/chat_format")
         key = cache_key("tokenize", code=code, inputs=inputs)
         dataset = str(run.line.dataset)
         made, reused = cached(

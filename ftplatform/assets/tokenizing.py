@@ -14,16 +14,16 @@ from ftplatform.core.digests import digest_json
 from ftplatform.core.errors import DataRefused, NotFound
 from ftplatform.core.manifests import TokenizedShards
 from ftplatform.core.plan import Plan
-from ftplatform.data.chat_format import ChatFormat, load_chat_format
 from ftplatform.data.mix import mix
+from ftplatform.data.rendering.chat_format import ChatFormat, load_chat_format
+from ftplatform.data.rendering.supervision import learned_markdown
 from ftplatform.data.replay import replay_indices
-from ftplatform.data.shards import Layout, ShardWriter, layout_of
-from ftplatform.data.supervision import learned_markdown
 from ftplatform.data.tables import length_histogram
-from ftplatform.data.token_cache import TokenBook
-from ftplatform.data.token_checks import check_split
-from ftplatform.data.token_work import FileTokens, SplitShards, sources_of, tag_values, tokenize_file, write_split
-from ftplatform.data.tokenize import IGNORED, TokenizedRow
+from ftplatform.data.tokens.checks import check_split
+from ftplatform.data.tokens.row_cache import TokenBook
+from ftplatform.data.tokens.shards import Layout, ShardWriter, layout_of
+from ftplatform.data.tokens.tokenize import IGNORED, TokenizedRow
+from ftplatform.data.tokens.work import FileTokens, SplitShards, sources_of, tag_values, tokenize_file, write_split
 from ftplatform.resources.platform import Parts
 from ftplatform.store import ObjectStore
 

@@ -16,7 +16,7 @@ from ftplatform.core.plan import PinnedSuite
 from ftplatform.core.recipe import Recipe
 from ftplatform.core.rows import rows_from_jsonl
 from ftplatform.data.tables import markdown_table
-from ftplatform.data.tokenize import tokenize_rows
+from ftplatform.data.tokens.tokenize import tokenize_rows
 from ftplatform.evaluation.margins import gating_suites
 from ftplatform.evaluation.suite_files import publish_heldout, publish_suite
 from ftplatform.partitions import lines

@@ -11,9 +11,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ftplatform.core.dataset_config import DatasetConfig
-from ftplatform.data.check import Checked
-from ftplatform.data.problems import printable
-from ftplatform.data.report import RowReport
+from ftplatform.data.report.check import Checked
+from ftplatform.data.report.problems import printable
+from ftplatform.data.report.report import RowReport
 
 FIXABLE = frozenset(
     {

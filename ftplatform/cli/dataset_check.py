@@ -19,10 +19,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from ftplatform.cli.check_output import print_json, print_report
 from ftplatform.core.dataset_config import FILE_NAME, DatasetConfig, Format, parse_dataset_config
 from ftplatform.core.errors import FtError, InvalidConfig
-from ftplatform.data.check import Checked, check_files
-from ftplatform.data.fixes import FIXES, changes, require_text, write_fixed
-from ftplatform.data.report_html import write_html
-from ftplatform.data.unified_diff import unified_diff
+from ftplatform.data.report.check import Checked, check_files
+from ftplatform.data.report.fixes import FIXES, changes, require_text, write_fixed
+from ftplatform.data.report.report_html import write_html
+from ftplatform.data.report.unified_diff import unified_diff
 
 ACCEPTED, REFUSED, USAGE, BROKEN = 0, 1, 2, 3
 _SEVERAL_WORKERS = 32 << 20

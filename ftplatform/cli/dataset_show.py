@@ -18,12 +18,12 @@ from ftplatform.core.ids import DatasetKey, RecipeKey
 from ftplatform.core.manifests import BaseModel, CuratedDataset
 from ftplatform.core.rows import SPLITS, Row
 from ftplatform.data.blocks import read_rows
-from ftplatform.data.chat_format import ChatFormat
-from ftplatform.data.learned import learned_page, stretches
-from ftplatform.data.supervision import check_supervision, prove, supervision_findings, worst_first
-from ftplatform.data.template_check import check_template
+from ftplatform.data.rendering.chat_format import ChatFormat
+from ftplatform.data.rendering.learned import learned_page, stretches
+from ftplatform.data.rendering.supervision import check_supervision, prove, supervision_findings, worst_first
+from ftplatform.data.rendering.template_check import check_template
 from ftplatform.data.text import shorten
-from ftplatform.data.tokenize import Tokenized, TokenizedRow, control_tokens, tokenize_rows
+from ftplatform.data.tokens.tokenize import Tokenized, TokenizedRow, control_tokens, tokenize_rows
 from ftplatform.resources.jobs import latest_doc
 from ftplatform.resources.platform import Parts
 

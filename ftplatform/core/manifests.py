@@ -98,7 +98,7 @@ class BaseScores(Frozen):
 
 class TokenizedShards(Frozen):
     layout: Literal["sft", "text", "preference", "kto", "prompts"]
-    """What a file holds; see ``data/shards.py`` for the tensors."""
+    """What a file holds; see ``data/tokens/shards.py`` for the tensors."""
     shards: dict[str, tuple[str, ...]]
     """Objects per split (train, validation), in order: safetensors files of bounded size."""
     sequences: dict[str, int]

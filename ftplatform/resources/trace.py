@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ftplatform.core.ids import DatasetKey
 from ftplatform.core.manifests import Adapter, RegistryEntry, TokenizedShards
-from ftplatform.data.erasure import Traced, look_up, subject_key
+from ftplatform.data.curation.erasure import Traced, look_up, subject_key
 from ftplatform.resources.jobs import curation_docs, job_doc
 from ftplatform.resources.platform import Parts
 

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.rows import Message
-from ftplatform.data.chat_format import ChatFormat, load_chat_format
-from ftplatform.data.tokenize import control_tokens
+from ftplatform.data.rendering.chat_format import ChatFormat, load_chat_format
+from ftplatform.data.tokens.tokenize import control_tokens
 from ftplatform.serving.embedded_errors import bad_request
 
 

@@ -23,7 +23,7 @@ WORKERS = ("data", "training", "evaluation")
 def code_digest(*entries: str, package: Path = PACKAGE) -> str:
     """Digest of the source text of a stage: its entry modules and all of ours that they import, however deep.
 
-    ``entries`` are paths below the package without ``.py``, for example ``data/curate`` or ``training/__main__``. Only the
+    ``entries`` are paths below the package without ``.py``, for example ``data/curation/curate`` or ``training/__main__``. Only the
     packages that do a stage's work count (``WORKERS``): a stage's contract is hashed with its inputs, and a change of the store
     or of an error message must not train every model again.
     """

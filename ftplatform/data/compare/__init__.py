@@ -1,0 +1,1 @@
+"""Rows compared with each other: keys, duplicates, near duplicates, contamination, the split."""

@@ -1,0 +1,1 @@
+"""From accepted rows to curated splits, and the proof of what was done."""

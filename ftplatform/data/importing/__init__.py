@@ -1,0 +1,1 @@
+"""From the bytes of an upload to canonical rows, with a finding for everything that is wrong."""

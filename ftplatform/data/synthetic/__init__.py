@@ -1,0 +1,1 @@
+"""Rows that a teacher model writes from a dataset's own."""

@@ -1,0 +1,1 @@
+"""From rendered text to shards of token ids that a trainer maps into memory."""
