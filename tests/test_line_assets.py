@@ -99,7 +99,8 @@ def test_exactly_the_affected_stages_are_worked_again(
     assert _starts(bench) == {"train": 3, "evaluate": 2}
     assert other_code.output_for_node("adapter").weights == first.output_for_node("adapter").weights
 
-    changed = chat_rows(60).replace("Ticket number 7:", "Ticket number 7;")
+    # A row that is trained on before and after: a held-out one that moved into training would be taken out again.
+    changed = chat_rows(60).replace("Ticket number 8: a question", "Ticket number 8: an urgent matter")
     assert bench.data_run(DATASET, {"rows.jsonl": changed}).success
     other_data = _train(bench)
     assert _reused(other_data) == {"tokenized_shards": False, "adapter": False, "eval_report": False}

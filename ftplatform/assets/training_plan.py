@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 
 import dagster as dg
 
@@ -14,11 +15,11 @@ from ftplatform.core.errors import NotFound
 from ftplatform.core.manifests import BaseModel, CuratedDataset
 from ftplatform.core.plan import PinnedSuite
 from ftplatform.core.recipe import Recipe
-from ftplatform.core.rows import rows_from_jsonl
+from ftplatform.data.blocks import read_rows
 from ftplatform.data.tables import markdown_table
 from ftplatform.data.tokens.tokenize import tokenize_rows
 from ftplatform.evaluation.margins import gating_suites
-from ftplatform.evaluation.suite_files import publish_heldout, publish_suite
+from ftplatform.evaluation.suite_files import heldout_sample, publish_heldout, publish_suite
 from ftplatform.partitions import lines
 from ftplatform.planning.job_plan import CHECKS, Inputs, make_plan
 from ftplatform.resources import Platform
@@ -88,7 +89,7 @@ def _base(parts: Parts, recipe: Recipe) -> BaseModel:
 
 def _suites(parts: Parts, recipe: Recipe, curated: CuratedDataset) -> tuple[PinnedSuite, ...]:
     config = DatasetConfig.model_validate(parts.store.get_json(curated.config))
-    test = rows_from_jsonl(parts.store.get_bytes(curated.splits["test"]))
+    test = heldout_sample(read_rows(parts.store.path(curated.splits["test"])))
     stored = [
         publish_heldout(parts.store, test, config.max_new_tokens)
         if name == HELDOUT_SUITE
@@ -99,8 +100,9 @@ def _suites(parts: Parts, recipe: Recipe, curated: CuratedDataset) -> tuple[Pinn
 
 
 def _tokens(parts: Parts, recipe: Recipe, base: BaseModel, curated: CuratedDataset) -> int:
-    rows = rows_from_jsonl(parts.store.get_bytes(curated.splits["train"]))
-    sample = rows[:: max(1, len(rows) // SAMPLED_ROWS)]
+    count = curated.rows["train"]
+    path = parts.store.path(curated.splits["train"])
+    sample = list(islice(read_rows(path), 0, None, max(1, count // SAMPLED_ROWS)))
     text = chat_format(parts.store, base.weights)
     lengths = tokenize_rows(sample, text.tokenizer, text.template, recipe.training.max_length).lengths
-    return round(sum(lengths) / len(sample) * len(rows))
+    return round(sum(lengths) / len(sample) * count)

@@ -15,13 +15,12 @@ from ftplatform.core.dataset_config import problems
 from ftplatform.core.digests import canonical_json
 from ftplatform.core.errors import DataRefused
 from ftplatform.core.frozen import Frozen
-from ftplatform.core.rows import Role
 
 Kind = Literal["multiple_choice", "exact_match"]
 
 
 class Turn(Frozen):
-    role: Role
+    role: Literal["system", "user", "assistant"]
     content: str
 
 

@@ -6,7 +6,8 @@ the same items on the same terms even when the package is upgraded between plann
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,9 @@ from ftplatform.evaluation.items import Item, Kind, Turn, dump_items, parse_item
 from ftplatform.evaluation.margins import gating_suites, margin_of
 from ftplatform.store.base import ObjectStore
 
+MOST_HELDOUT = 5000
+"""Held-out rows a model is asked: at 5,000 a difference of two points is seen with near certainty (95 % interval of a
+share: 1.4 points), and more cost time without changing a verdict."""
 FOLDER = Path(__file__).parent / "suites"
 
 
@@ -80,6 +84,22 @@ def publish_suite(store: ObjectStore, name: str) -> StoredSuite:
     """
     definition, items = read_suite(name)
     return _publish(store, name, items, definition.max_new_tokens)
+
+
+def heldout_sample(rows: Iterable[Row]) -> list[Row]:
+    """The rows of a test split that can be asked and compared word by word, in their order, at most ``MOST_HELDOUT``.
+
+    Of more, those with the lowest hashes: the same ones again when rows are added elsewhere. Conversations with tools and
+    rows of other kinds than ``chat`` have no single right answer to compare with.
+    """
+    known = ((row.hash, number, row) for number, row in enumerate(rows) if _askable(row))
+    chosen = heapq.nsmallest(MOST_HELDOUT, known, key=lambda one: one[:2])
+    return [row for _, _, row in sorted(chosen, key=lambda one: one[1])]
+
+
+def _askable(row: Row) -> bool:
+    tools = row.tools or any(m.role == "tool" or m.tool_calls for m in row.messages)
+    return row.kind == "chat" and not tools
 
 
 def publish_heldout(store: ObjectStore, rows: Sequence[Row], max_new_tokens: int) -> StoredSuite:
