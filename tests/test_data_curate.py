@@ -17,7 +17,7 @@ from ftplatform.core.errors import PayloadFailed
 from ftplatform.core.rows import Message, Row
 from ftplatform.data.blocks import read_rows, write_rows
 from ftplatform.data.curation.curate import Accepted, Curated, Surroundings, curate
-from ftplatform.data.curation.erasure import look_up, subject_key, write_index
+from ftplatform.data.curation.erasure import changes, look_up, subject_key
 from ftplatform.data.curation.schema import check_schema, frame
 from ftplatform.data.text import normalise
 from ftplatform.data.workers import RayCluster, Workers, map_ordered
@@ -306,7 +306,7 @@ def test_the_erasure_index_finds_a_person_whose_address_is_gone(run: Curator) ->
     rows = [*many(20), row("I am Jo@Example.com", "ok", source="b:1"), row("call +91 98765 43210", "ok", source="b:2")]
     secret = b"k" * 32
     result = run(rows, {"split": {"test": 0, "validation": 0}}, secret=secret)
-    index = write_index(result.folder / "prepared.jsonl", result.curated.decision.sides, result.curated.subjects)
+    index = result.curated.index
     assert b"example" not in index
     (found,) = look_up(index, subject=subject_key(secret, "jo@example.com"))
     assert (found.source, found.side) == ("b:1", "train")
@@ -315,6 +315,12 @@ def test_the_erasure_index_finds_a_person_whose_address_is_gone(run: Curator) ->
     trained = next(r for r in result.splits["train"] if r.source == "b:1")
     assert [f.source for f in look_up(index, row_hash=trained.hash)] == ["b:1"]
     assert [f.hash for f in look_up(index, source="b:1")] == [trained.hash[:32]]
+
+
+def test_what_changed_between_two_versions_is_counted(run: Curator) -> None:
+    earlier, now = run(many(40)), run([*many(30), *many(15, 100)])
+    found = changes(now.curated.index, earlier.curated.index)
+    assert (found.new, found.kept, found.gone) == (15, 30, 10)
 
 
 def test_curation_gives_the_same_result_again(run: Curator) -> None:

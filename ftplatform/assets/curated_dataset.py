@@ -17,7 +17,7 @@ from ftplatform.core.ids import DatasetKey, LineKey, RecipeKey
 from ftplatform.core.manifests import CuratedDataset, RawDataset
 from ftplatform.data.blocks import read_rows
 from ftplatform.data.curation.curate import Accepted, Curated, Surroundings, curate
-from ftplatform.data.curation.erasure import write_index
+from ftplatform.data.curation.erasure import changes
 from ftplatform.data.curation.expectations import run_expectations
 from ftplatform.data.curation.prepare import as_json
 from ftplatform.data.curation.profile_picture import draw_profile
@@ -25,7 +25,7 @@ from ftplatform.data.tables import counts_table, markdown_table, sample_table
 from ftplatform.evaluation.suite_files import prompts_by_suite
 from ftplatform.partitions import datasets
 from ftplatform.resources import Platform
-from ftplatform.resources.jobs import UPLOAD_TAG, curation_doc, run_tag, version_doc
+from ftplatform.resources.jobs import UPLOAD_TAG, curation_doc, curation_docs, run_tag, version_doc
 from ftplatform.resources.platform import Parts
 from ftplatform.store.cache import cache_key, cached, code_digest
 
@@ -66,6 +66,7 @@ def curated_dataset(context: dg.AssetExecutionContext, platform: Platform, raw_d
     """What is trained and tested on: every row valid, without personal data, once, and on one side of the split only."""
     with data_run(context, platform) as (parts, key):
         config = DatasetConfig.model_validate(parts.store.get_json(raw_dataset.config))
+        before = _index_in_use(parts, key)
         suites, earlier = prompts_by_suite(), _earlier_heldout(parts, key, raw_dataset)
         inputs = {
             "raw": _made_of(raw_dataset),
@@ -114,7 +115,7 @@ def curated_dataset(context: dg.AssetExecutionContext, platform: Platform, raw_d
             context.log.info(
                 "Unchanged: the rows, settings and code are those of an earlier version; nothing was worked again."
             )
-        yield result(manifest, _metadata(parts, manifest, made), reused=reused)
+        yield result(manifest, _metadata(parts, manifest, made) | _changes(parts, made["index"], before), reused=reused)
 
 
 def _made_of(raw: RawDataset) -> str:
@@ -175,14 +176,13 @@ def _made(
         pii=dict(sorted(curated.totals.pii.items())),
     )
     drawn = draw_profile(profile, curated.verified.answers, curated.totals.languages, curated.rows, curated.removed)
-    index = write_index(folder / "work" / "prepared.jsonl", curated.decision.sides, curated.subjects)
     return {
         "manifest": manifest.model_dump(mode="json"),
         "checks": [{name: getattr(check, name) for name in check.__slots__} for check in checks],
         "counts": as_json(curated.totals),
         "pii_examples": curated.totals.pii_examples,
         "profile": parts.store.put_bytes(drawn),
-        "index": parts.store.put_bytes(index),
+        "index": parts.store.put_bytes(curated.index),
         "data_docs": parts.store.put_tree(expected.docs),
         "expectations": markdown_table(expected.results),
     }
@@ -210,6 +210,20 @@ def _metadata(parts: Parts, manifest: CuratedDataset, made: dict[str, Any]) -> d
         "expectations": dg.MetadataValue.md(made["expectations"]),
         "data docs": dg.MetadataValue.path(_lay_out_docs(parts, manifest.dataset, made["data_docs"])),
     }
+
+
+def _index_in_use(parts: Parts, key: DatasetKey) -> str | None:
+    """The index of the version in use; any of them, where several uploads came to the same rows."""
+    version = parts.catalog.datasets.curated(key)
+    names = parts.store.list_docs(curation_docs(key, version)) if version else []
+    return str(parts.store.get_doc(names[0])["index"]) if names else None
+
+
+def _changes(parts: Parts, index: str, before: str | None) -> dict[str, int]:
+    if before is None:
+        return {}
+    found = changes(parts.store.get_bytes(index), parts.store.get_bytes(before))
+    return {"rows new in this version": found.new, "rows kept": found.kept, "rows gone": found.gone}
 
 
 def _lay_out_docs(parts: Parts, dataset: str, tree: str) -> str:

@@ -22,7 +22,7 @@ from ftplatform.data.blocks import read_blocks, rows_of
 from ftplatform.data.compare.columns import DATA, TEST_FILE, VALIDATION_FILE, Columns, ColumnWriter, block_keys
 from ftplatform.data.curation.checks import decided_checks, verified_checks
 from ftplatform.data.curation.decide import Decision, decide
-from ftplatform.data.curation.erasure import Subjects
+from ftplatform.data.curation.erasure import Subjects, write_index
 from ftplatform.data.curation.prepare import Preparation, Totals, prepare
 from ftplatform.data.curation.verify import Verified, verify
 from ftplatform.data.workers import Workers, map_ordered
@@ -61,7 +61,8 @@ class Curated:
     totals: Totals
     decision: Decision
     verified: Verified
-    subjects: Subjects
+    index: bytes
+    """The erasure index; see ``write_index``."""
     checks: list[CheckResult]
 
     @property
@@ -92,7 +93,8 @@ def curate(
         *decided_checks(columns, decision, prepared, config, totals, names),
     ]
     rows = {name: int((decision.sides == side).sum()) for side, name in enumerate(SPLITS)}
-    return Curated(splits, rows, totals, decision, verified, subjects, checks)
+    index = write_index(prepared, decision.sides, columns.exact, subjects)
+    return Curated(splits, rows, totals, decision, verified, index, checks)
 
 
 def _mapped(workers: Workers, function, items):  # type: ignore[no-untyped-def]

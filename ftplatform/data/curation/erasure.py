@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ftplatform.core.rows import SPLITS
 from ftplatform.data.blocks import read_blocks, rows_of
+from ftplatform.data.compare.dedup import Keys, Versions, compare_versions
 from ftplatform.data.text import normalise
 
 _NOISE = re.compile(r"[\s().\-]+")
@@ -42,27 +43,37 @@ class Subjects:
             self.keys.append(np.frombuffer(b"".join(key for _, key in found), "V16"))
 
 
-def write_index(prepared: Path, sides: NDArray[np.int8], subjects: Subjects) -> bytes:
-    """The index of a version: a compressed NumPy archive of ``hash``, ``side``, ``source`` (per prepared row, in order),
-    ``subject`` and ``subject_row``.
+def write_index(prepared: Path, sides: NDArray[np.int8], exact: Keys, subjects: Subjects) -> bytes:
+    """The index of a version: a compressed NumPy archive of ``hash``, ``side``, ``exact`` (key of the normalised question
+    and answer) and ``source``, per prepared row in order, and of ``subject`` and ``subject_row``.
 
     Rows that curation left out are in it too: that somebody's row is *not* in a version is an answer.
     """
-    hashes, sources = [], []
+    # Plain bytes: a Python object per row of millions would be the largest thing in memory.
+    hashes, sources = bytearray(), bytearray()
     for block in read_blocks(prepared):
         for row in rows_of(block):
-            hashes.append(bytes.fromhex(row.hash)[:16])
-            sources.append(row.source)
+            hashes += bytes.fromhex(row.hash)[:16]
+            sources += row.source.encode() + b"\n"
     target = io.BytesIO()
     np.savez_compressed(
         target,
-        hash=np.frombuffer(b"".join(hashes), "V16"),
+        hash=np.frombuffer(hashes, "V16"),
         side=sides,
-        source=np.array("\n".join(sources).encode(), np.bytes_),
+        exact=exact,
+        source=np.frombuffer(sources, np.uint8),
         subject=np.concatenate(subjects.keys) if subjects.keys else np.zeros(0, "V16"),
         subject_row=np.concatenate(subjects.rows) if subjects.rows else np.zeros(0, np.int64),
     )
     return target.getvalue()
+
+
+def changes(index: bytes, earlier: bytes) -> Versions:
+    """How many distinct rows of a version are new against an earlier one, stayed, and are gone."""
+    here, before = (
+        found["exact"][found["side"] >= 0] for found in (np.load(io.BytesIO(index)), np.load(io.BytesIO(earlier)))
+    )
+    return compare_versions(here, before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +92,7 @@ def look_up(
     """The rows of one version that match any of what is given."""
     found = np.load(io.BytesIO(index))
     hashes, sides = found["hash"], found["side"]
-    sources = bytes(found["source"][()]).decode().split("\n")
+    sources = found["source"].tobytes().decode().split("\n")
     hits: set[int] = set()
     if subject is not None:
         hits.update(found["subject_row"][found["subject"] == np.void(subject)].tolist())
