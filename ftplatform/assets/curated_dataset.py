@@ -201,7 +201,8 @@ def _metadata(parts: Parts, manifest: CuratedDataset, made: dict[str, Any]) -> d
         "profile": picture(parts.store.get_bytes(made["profile"]), "lengths, answers, languages, rows"),
         "removed": dg.MetadataValue.md(counts_table(dict(manifest.removed), "reason")),
         "personal data": dg.MetadataValue.md(
-            counts_table(dict(manifest.pii), "entity", "findings") + "\n\n" + markdown_table(made["pii_examples"])
+            counts_table(dict(manifest.pii), "entity", "findings")
+            + ("\n\n" + markdown_table(made["pii_examples"]) if made["pii_examples"] else "")
         ),
         "languages": dg.MetadataValue.md(counts_table(counts["languages"], "language")),
         "scripts": dg.MetadataValue.md(counts_table(counts["scripts"], "main script")),

@@ -6,6 +6,9 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ftplatform.core.rows import Row
 from ftplatform.data.text import shorten
 
@@ -50,16 +53,26 @@ def sample_table(rows: Iterable[Row], limit: int = 5) -> str:
     for row in rows:
         if len(shown) == limit:
             break
-        prompt = " / ".join(m.content for m in row.messages[:-1] if m.role != "system")
+        answered = row.kind in ("chat", "labelled")
+        prompt = " / ".join(m.content for m in (row.messages[:-1] if answered else row.messages) if m.role != "system")
         shown.append(
             {
                 "source": row.source,
                 "prompt": shorten(prompt, _CELL),
-                "answer": shorten(row.messages[-1].content, _CELL),
+                "answer": shorten(_answer(row), _CELL),
                 "tags": ", ".join(f"{k}={v}" for k, v in row.tags.items()),
             }
         )
     return markdown_table(shown)
+
+
+def _answer(row: Row) -> str:
+    """What the row teaches: the last answer, the chosen against the rejected one, or the document."""
+    if row.kind == "preference":
+        return f"chosen: {row.chosen[-1].content[: _CELL // 3]} / rejected: {row.rejected[-1].content[: _CELL // 3]}"
+    if row.kind == "labelled":
+        return f"{'good' if row.label else 'bad'}: {row.messages[-1].content}"
+    return row.text or (row.messages[-1].content if row.kind == "chat" else "")
 
 
 def counts_table(counts: dict[str, int | float], what: str, number: str = "rows") -> str:
@@ -68,7 +81,9 @@ def counts_table(counts: dict[str, int | float], what: str, number: str = "rows"
     return markdown_table([{what: name, number: value} for name, value in ordered])
 
 
-def length_histogram(lengths: Sequence[int], title: str, unit: str = "tokens", limit: int | None = None) -> bytes:
+def length_histogram(
+    lengths: Sequence[int] | NDArray[np.integer], title: str, unit: str = "tokens", limit: int | None = None
+) -> bytes:
     """A PNG histogram of row lengths; ``limit`` draws the longest length that is allowed."""
     # Imported here: matplotlib takes half a second and only the assets that draw need it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -76,7 +91,8 @@ def length_histogram(lengths: Sequence[int], title: str, unit: str = "tokens", l
 
     figure = Figure(figsize=(6, 2.6), dpi=100, layout="constrained")
     axes = figure.add_subplot()
-    axes.hist(list(lengths), bins=min(40, max(5, len(set(lengths)))), color="#3b6ea5")
+    counts, edges = np.histogram(lengths, bins=min(40, max(5, len(np.unique(lengths)))))
+    axes.stairs(counts, edges, fill=True, color="#3b6ea5")
     if limit is not None:
         axes.axvline(limit, color="#b33a3a", linestyle="--", label=f"limit {limit}")
         axes.legend()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _BLUE, _RED, _GREY = "#3b6ea5", "#b33a3a", "#9aa5b1"
 _BARS = 10
+_LEAST_BARS = 6
 
 
 def draw_profile(
@@ -36,9 +37,10 @@ def draw_profile(
     figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
     axes = figure.subplots(2, 2)
     _lengths(axes[0, 0], profile)
-    _bars(axes[0, 1], _most(answers), "most frequent short answers", _BLUE)
-    _bars(axes[1, 0], _most(languages), "languages", _BLUE)
-    _bars(axes[1, 1], [*kept.items(), *removed.items()], "rows", [_BLUE] * len(kept) + [_RED] * len(removed))
+    _bars(axes[0, 1], *_most(answers, "short answers"), _BLUE)
+    _bars(axes[1, 0], *_most(languages, "languages"), _BLUE)
+    colors = [_BLUE] * len(kept) + [_RED] * len(removed)
+    _bars(axes[1, 1], [*kept.items(), *removed.items()], "rows kept and left out", colors)
     target = io.BytesIO()
     FigureCanvasAgg(figure).print_png(target)
     return target.getvalue()
@@ -57,10 +59,12 @@ def _lengths(axes: Any, profile: pd.DataFrame) -> None:
     axes.legend()
 
 
-def _most(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+def _most(counts: Mapping[str, int], what: str) -> tuple[list[tuple[str, int]], str]:
+    """The largest counts, and a title that says what the others come to: as a bar they would dwarf the rest."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    rest = sum(count for _, count in ordered[_BARS:])
-    return [*ordered[:_BARS], *([(f"{len(ordered) - _BARS} others", rest)] if rest else [])]
+    rest = ordered[_BARS:]
+    others = f" ({len(rest)} others: {sum(count for _, count in rest):,} rows)" if rest else ""
+    return ordered[:_BARS], f"{what}{others}"
 
 
 def _bars(axes: Any, counts: Sequence[tuple[str, int]], title: str, color: Any) -> None:
@@ -71,9 +75,12 @@ def _bars(axes: Any, counts: Sequence[tuple[str, int]], title: str, color: Any) 
         return
     # A label is customer text: '$' would start a formula.
     names = [shorten(name, 28).replace("$", r"\$") for name, _ in counts]
-    places = np.arange(len(names))[::-1]
+    places = -np.arange(len(names))
     bars = axes.barh(places, [count for _, count in counts], color=color)
     axes.set_yticks(places, names, fontsize=8)
     axes.bar_label(bars, [f"{count:,}" for _, count in counts], padding=3, fontsize=8)
     axes.margins(x=0.15)
-    axes.spines[["top", "right"]].set_visible(False)
+    # Room for some bars even where there is one, which would fill the panel.
+    axes.set_ylim(min(-len(names), -_LEAST_BARS) + 0.4, 0.6)
+    axes.xaxis.set_visible(False)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
