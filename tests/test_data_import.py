@@ -282,6 +282,11 @@ def test_only_bad_rows_are_refused_whatever_the_tolerance(tmp_path: Path) -> Non
     assert len(result.bytes["findings.jsonl"].splitlines()) == 31
 
 
+def test_a_first_value_nested_nearly_as_deep_as_the_parser_goes_is_reported(tmp_path: Path) -> None:
+    found = load(tmp_path, {"a.jsonl": b"[" * 900 + b"]" * 900 + b"\n"})
+    assert codes(found)[0] in ("unknown_format", "nested_too_deeply")
+
+
 @pytest.mark.parametrize(
     ("name", "data", "found"),
     [
