@@ -144,6 +144,16 @@ def test_an_entity_that_does_not_exist_is_wrong_usage() -> None:
     assert "PHONE" in result.stderr
 
 
+@pytest.mark.parametrize("pattern", ["(?=a)b", "((a{1,500}){1,500}){1,500}"])
+def test_a_pattern_that_curation_would_refuse_is_wrong_usage_already_here(pattern: str) -> None:
+    Path("dataset.yaml").write_text(
+        json.dumps({"tagging": {"rules": [{"tag": "t", "value": "v", "pattern": pattern}]}})
+    )
+    result = check(put("a.jsonl", *rows(60)), "dataset.yaml")
+    assert result.exit_code == 2
+    assert "tagging.rules" in result.stderr
+
+
 def test_the_format_can_be_given_instead_of_recognised() -> None:
     name = put("a.jsonl", *('{"prompt": "%s?", "completion": "%s."}' % (w, w) for w in WORDS))  # noqa: UP031
     assert parsed(check(name, "--json"))["format"] == "prompt-completion"

@@ -361,3 +361,13 @@ def test_the_default_settings_hold_nothing_back(run: Curator) -> None:
     assert result.curated.removed == {}
     assert not result.blocking
     assert result.curated.rows["test"] in range(50, 110)
+
+
+def test_a_group_that_no_row_has_is_warned_about(run: Curator) -> None:
+    config = {"split": {"group_by": "custmer"}}
+    rows = [row("Q", "A", tags={"customer": "7"}), *many(20)]
+    check = run(rows, config).check("no_split_leak")
+    assert (check.passed, check.severity) == (False, "warning")
+    assert "'custmer'" in check.message
+    config = {"split": {"group_by": "customer"}}
+    assert run(rows, config).check("no_split_leak").passed

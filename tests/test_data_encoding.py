@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from ftplatform.data.tokens import encoding
+from ftplatform.data.tokens import words
 from ftplatform.data.tokens.encoding import Encoder
 
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -80,7 +80,7 @@ def test_both_pattern_engines_class_every_character_alike_but_the_disputed_ones(
     characters = [chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000]
     text = "".join(characters)
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    disputed = {c for c, bad in zip(characters, encoding._disputed(codes), strict=True) if bad}
+    disputed = {c for c, bad in zip(characters, words._disputed(codes), strict=True) if bad}
     for kind in (r"\p{L}", r"\p{N}", r"\s", r"\p{Lu}", r"\p{Ll}", r"\p{M}"):
         split = pre_tokenizers.Split(Regex(f"{kind}+"), "removed", invert=True)
         theirs = {c for piece, _ in split.pre_tokenize_str(text) for c in piece}
@@ -134,7 +134,7 @@ def test_a_pattern_that_skips_characters_is_seen_by_the_bytes(monkeypatch: pytes
 
 
 def test_the_table_of_words_begins_anew_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "_MOST_WORDS", 3)
+    monkeypatch.setattr(words, "_MOST_WORDS", 3)
     encoder = Encoder(TOKENIZERS["llama3"])
     for text in (TEXT[0], "one two three four", TEXT[0]):
         assert encoder.encode([text], [[]]).ids.tolist() == TOKENIZERS["llama3"].encode(text).ids

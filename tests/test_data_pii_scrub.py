@@ -259,3 +259,14 @@ def test_a_model_by_path_finds_names_without_a_network(tmp_path: Path, monkeypat
     assert inventing.find([row(" ".join(again))]) == []
     long = " ".join(["word"] * 200 + ["priya"])
     assert scrubbed(long, replacing).endswith("word <PERSON>")
+
+
+def test_the_names_of_tags_are_searched_too(replacing: Scrubber) -> None:
+    one = Row((Message("user", "hello", False), Message("assistant", "ok")), "a.jsonl:1", {"jo@example.com": "gold"})
+    assert replacing.find([one])
+    done = replacing.scrub([one]).rows[0]
+    assert done is not None
+    (name,) = done.tags
+    assert name.endswith("@example.invalid")
+    assert done.tags[name] == "gold"
+    assert not replacing.find([done])

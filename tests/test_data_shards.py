@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from ftplatform.core.errors import CorruptObject, DataRefused, InvalidConfig, NotFound
 from ftplatform.core.payload import StoreAddress
 from ftplatform.data.tokens import work as token_work
-from ftplatform.data.tokens.checks import check_split
+from ftplatform.data.tokens.checks import check_rows
+from ftplatform.data.tokens.figures import measure
 from ftplatform.data.tokens.pack import cut
 from ftplatform.data.tokens.row_cache import Keys, TokenBook
 from ftplatform.data.tokens.shard_reader import Position, ShardReader
@@ -151,12 +153,12 @@ def split(
     store: ObjectStore, folder: Path, layout: Layout, blocks: list[TokenBlock], order: list[int], length: int = 8
 ) -> tuple[SplitShards, list[dict[str, Any]]]:
     (folder / "book").mkdir()
-    book = TokenBook(store, "a/b", folder / "book", [13, 24])
+    book = TokenBook(store, "a/b", folder / "book")
     keys: list[Keys] = []
     for number, one in enumerate(blocks):
         rows = len(one.extra)
         keys.append(np.array([f"{number:08}{row:08}".encode() for row in range(rows)], dtype="S16"))
-        book.add(keys[-1], one)
+        book.add(keys[-1], one, measure(one, [13, 24]))
     made = write_split(
         book, np.concatenate(keys)[order], layout, length, ShardWriter(store, folder, layout, length, PAD)
     )
@@ -170,37 +172,61 @@ def test_rows_come_in_the_order_asked_for_also_twice_and_long_ones_are_left_out_
     made, files = split(store, tmp_path, "kto", [block([3, 9, 4]), block([2, 5])], [4, 1, 0, 2, 4])
     ids = np.concatenate([file["input_ids"] for file in files]).tolist()
     assert ids == [10, 11, 12, 13, 14, 0, 1, 2, 20, 21, 22, 23, 10, 11, 12, 13, 14]
-    assert (made.kept.tolist(), made.too_long.tolist(), made.longest.tolist()) == ([0, 2, 3, 4], [1], [9])
-    assert made.figures.lengths.tolist() == [5, 3, 4, 5]
-    assert made.figures.stops.tolist() == [1, 0, 0, 1]
-    assert made.figures.supervised.tolist() == [4, 2, 3, 4]
+    assert (made.rows.kept.tolist(), made.rows.too_long.tolist(), made.rows.longest.tolist()) == (
+        [0, 2, 3, 4],
+        [1],
+        [9],
+    )
+    assert made.rows.figures.lengths.tolist() == [5, 3, 4, 5]
+    assert made.rows.figures.stopped.tolist() == [1, 0, 0, 1]
+    assert made.rows.figures.supervised.tolist() == [4, 2, 3, 4]
 
 
 def test_a_pair_is_left_out_when_one_of_its_answers_is_too_long(store: ObjectStore, tmp_path: Path) -> None:
     pairs = TokenBlock(*(getattr(block([3, 9, 4, 5]), n) for n in ("ids", "learned", "lengths", "turns")), (b"", b""))
     made, (file,) = split(store, tmp_path, "preference", [pairs], [1, 0])
     assert file["input_ids"].tolist() == [20, 21, 22, 23, 30, 31, 32, 33, 34]
-    assert (made.kept.tolist(), made.too_long.tolist(), made.longest.tolist()) == ([0], [1], [9])
+    assert (made.rows.kept.tolist(), made.rows.too_long.tolist(), made.rows.longest.tolist()) == ([0], [1], [9])
+
+
+def test_what_a_grader_reads_comes_with_its_row_in_any_order(store: ObjectStore, tmp_path: Path) -> None:
+    notes = (b'{"n":0}', b"", b'{"n":"two"}'), (b'{"n":3}', b'{"n":4}')
+    blocks = [block([3, 2, 4], 99, notes[0]), block([2, 5], 99, notes[1])]
+    blocks = [replace(one, turns=np.zeros_like(one.turns)) for one in blocks]
+    made, (file,) = split(store, tmp_path, "prompts", blocks, [4, 2, 1, 3, 2])
+    parts = np.split(file["extra"], file["extra_offsets"][1:-1])
+    assert [part.tobytes() for part in parts] == [b'{"n":4}', b'{"n":"two"}', b"", b'{"n":3}', b'{"n":"two"}']
+    checks = check_rows(made.rows, "refuse", lambda places: dict.fromkeys(places, ""))
+    assert all(check.passed for check in checks), "prompts carry no loss of their own"
+
+
+def test_a_pair_counts_once_when_one_of_its_answers_does_not_end(store: ObjectStore, tmp_path: Path) -> None:
+    one = block([4, 5, 4, 5])
+    pairs = TokenBlock(one.ids, one.learned, one.lengths, one.turns, (b"", b""))
+    made, _ = split(store, tmp_path, "preference", [pairs], [0, 1])
+    stopped = check_rows(made.rows, "refuse", lambda places: {place: f"a:{place}" for place in places})[1]
+    assert stopped.numbers == {"rows": 2, "without_stop": 2}
+    assert [(row["answers"], row["stopped"]) for row in stopped.rows] == [(2, 1), (2, 0)]
 
 
 def test_the_checks_of_a_split_name_its_worst_rows(store: ObjectStore, tmp_path: Path) -> None:
     blocks = [block([3, 9, 4, 30]), block([4, 5, 5], learned_from=4)]
     made, _ = split(store, tmp_path, "sft", blocks, [0, 1, 2, 3, 4, 5])
-    checks = check_split(made, "sft", 8, "refuse", lambda places: {place: f"a:{place}" for place in places})
+    checks = check_rows(made.rows, "refuse", lambda places: {place: f"a:{place}" for place in places})
     supervised, stopped, truncation = checks
     assert [check.blocks for check in checks] == [True, True, True]
-    assert supervised.rows == [{"source": "a:4", "tokens": 4}]
+    assert supervised.rows == [{"source": "a:4", "tokens": 4, "learned": 0, "answers": 1, "stopped": 0}]
     assert [row["source"] for row in stopped.rows] == ["a:0", "a:2", "a:4", "a:5"]
     assert [(row["source"], row["tokens"]) for row in truncation.rows] == [("a:3", 30), ("a:1", 9)]
-    assert truncation.numbers == {"rows": 6, "left_out": 2, "max_length": 8, "longest": 30}
-    assert not check_split(made, "sft", 8, "drop", lambda places: dict.fromkeys(places, ""))[2].blocks
+    assert truncation.numbers == {"rows": 6, "left_out": 2, "cut": 0, "max_length": 8, "longest": 30}
+    assert not check_rows(made.rows, "drop", lambda places: dict.fromkeys(places, ""))[2].blocks
 
 
 def test_a_document_longer_than_a_sequence_is_cut_and_not_left_out(store: ObjectStore, tmp_path: Path) -> None:
     made, (file,) = split(store, tmp_path, "text", [block([30, 3], 0)], [0, 1])
     assert made.written.tokens == 33
     assert len(file["input_ids"]) == 5
-    truncation = check_split(made, "text", 8, "refuse", lambda places: dict.fromkeys(places, ""))[2]
+    truncation = check_rows(made.rows, "refuse", lambda places: dict.fromkeys(places, ""))[2]
     assert truncation.passed
 
 

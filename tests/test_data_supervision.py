@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from typer.testing import CliRunner
 
@@ -14,9 +19,13 @@ from ftplatform.core.rows import Message, Row, rows_to_jsonl
 from ftplatform.data.rendering.families import family
 from ftplatform.data.rendering.learned import learned_page
 from ftplatform.data.rendering.render import ChatTemplate
-from ftplatform.data.rendering.supervision import check_supervision, prove, supervision_findings, worst_first
+from ftplatform.data.rendering.supervision import codes_of, supervision_findings, worst_first, worth_a_look
 from ftplatform.data.rendering.template_check import check_template
-from ftplatform.data.tokens.tokenize import IGNORED, Tokenized, TokenizedRow, tokenize_rows
+from ftplatform.data.tokens.checks import check_rows
+from ftplatform.data.tokens.figures import measure
+from ftplatform.data.tokens.fitted import Fitted, fit
+from ftplatform.data.tokens.shards import Layout
+from ftplatform.data.tokens.tokenize import TokenBlock, tokenize_rows
 
 SPECIAL = {"eos_token": "<|im_end|>"}
 CHATML = family("chatml").source
@@ -40,62 +49,132 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-@pytest.fixture(scope="module")
-def stops(tokenizer: Tokenizer) -> frozenset[int]:
-    return frozenset({tokenizer.token_to_id("<|im_end|>")})
+def fitted(*sequences: tuple[list[int], list[int], int], limit: int = 8, layout: Layout = "sft") -> Fitted:
+    """Of (ids, flags of what is learned, answers); 9 is the stop token."""
+    block = TokenBlock(
+        np.concatenate([ids for ids, _, _ in sequences]).astype(np.int32),
+        np.concatenate([flags for _, flags, _ in sequences]).astype(np.bool_),
+        np.array([len(ids) for ids, _, _ in sequences], dtype=np.int64),
+        np.array([turns for _, _, turns in sequences], dtype=np.int32),
+        (b"",) * len(sequences),
+    )
+    return fit(measure(block, {9}), np.arange(len(sequences)), layout, limit)
 
 
-def learned(ids: list[int], labels: list[int], turns: int = 1, source: str = "a.jsonl:9") -> TokenizedRow:
-    flags = np.array(labels, dtype=bool)
-    array = np.array(ids, dtype=np.int32)
-    return TokenizedRow(source, array, np.where(flags, array, np.int32(IGNORED)), turns)
+def named(places: Sequence[int]) -> dict[int, str]:
+    return {place: f"a.jsonl:{place}" for place in places}
+
+
+GOOD = ([5, 6, 7, 9], [0, 0, 1, 1], 1)
+BARE = ([1, 2, 3], [0, 0, 0], 0)
+ENDLESS = ([5, 6, 9, 5, 6, 7, 5], [0, 1, 1, 0, 1, 1, 0], 2)
+CUT = ([5, 6, 7, 7, 7, 7, 7, 7], [0, 0, 1, 1, 1, 1, 1, 1], 1)
+LONG = ([5] * 8 + [9], [0] * 8 + [1], 1)
 
 
 @pytest.mark.parametrize(
-    ("ids", "labels", "turns", "codes"),
+    ("ids", "labels", "turns", "code"),
     [
-        ([5, 6, 7, 9], [0, 0, 1, 1], 1, ()),
-        ([5, 6, 7, 9], [0, 0, 0, 0], 0, ("zero_supervised_tokens",)),
-        ([5, 6, 7, 9], [1, 0, 0, 0], 1, ("zero_supervised_tokens",)),  # nothing comes before the first token
-        ([5, 6, 7, 9], [0, 0, 1, 0], 1, ("stop_token_untrained",)),
-        ([5, 6, 9, 5, 6, 7, 5], [0, 1, 1, 0, 1, 1, 0], 2, ("stop_token_untrained",)),
-        ([5, 9, 9, 5, 6, 7, 5], [0, 1, 1, 0, 1, 1, 0], 2, ("stop_token_untrained",)),  # two stops, one answer without
-        ([5, 6, 9, 6, 9], [0, 1, 1, 1, 1], 2, ()),  # two answers that touch
-        ([5, 6, 9, 8], [0, 1, 1, 1], 1, ()),  # a line break after the stop token is learned too
-        ([5, 6, 7, 7, 7, 7, 7, 7], [0, 0, 1, 1, 1, 1, 1, 1], 1, ("answer_cut_by_limit",)),
-        ([5, 6, 7, 7, 7, 7, 7, 9], [0, 0, 1, 1, 1, 1, 1, 1], 1, ()),
+        ([5, 6, 7, 9], [0, 0, 1, 1], 1, ""),
+        ([5, 6, 7, 9], [0, 0, 0, 0], 0, "zero_supervised_tokens"),
+        ([5, 6, 7, 9], [1, 0, 0, 0], 1, "zero_supervised_tokens"),  # nothing comes before the first token
+        ([5, 6, 7, 9], [0, 0, 1, 0], 1, "stop_token_untrained"),
+        ([5, 6, 9, 5, 6, 7, 5], [0, 1, 1, 0, 1, 1, 0], 2, "stop_token_untrained"),
+        ([5, 9, 9, 5, 6, 7, 5], [0, 1, 1, 0, 1, 1, 0], 2, "stop_token_untrained"),  # two stops, one answer without
+        ([5, 6, 9, 6, 9], [0, 1, 1, 1, 1], 2, ""),  # two answers that touch
+        ([5, 6, 9, 8], [0, 1, 1, 1], 1, ""),  # a line break after the stop token is learned too
+        (
+            [5, 6, 9, 9, 7, 7],
+            [0, 1, 1, 1, 1, 1],
+            2,
+            "stop_token_untrained",
+        ),  # two that touch, the second without its own
+        ([5, 6, 7, 7, 7, 7, 7, 7], [0, 0, 1, 1, 1, 1, 1, 1], 1, "answer_cut_by_limit"),
+        ([5, 6, 7, 7, 7, 7, 7, 9], [0, 0, 1, 1, 1, 1, 1, 1], 1, ""),
     ],
 )
-def test_a_row_is_proved_on_its_ids(ids: list[int], labels: list[int], turns: int, codes: tuple[str, ...]) -> None:
-    assert prove(learned(ids, labels, turns), {9}, max_length=8).codes == codes
+def test_a_row_is_proved_on_its_ids(ids: list[int], labels: list[int], turns: int, code: str) -> None:
+    rows = fitted((ids, labels, turns))
+    assert codes_of(rows, np.arange(1)) == [code]
+    # Neighbours change nothing, whatever stands at the borders.
+    among = fitted(([9, 9], [1, 1], 1), (ids, labels, turns), ([9, 9], [1, 1], 1), (ids, labels, turns))
+    assert codes_of(among, np.arange(4)) == ["", code, "", code]
 
 
-def test_findings_name_file_line_and_code(tokenizer: Tokenizer, stops: frozenset[int]) -> None:
-    good = tokenize_rows(ROWS, tokenizer, ChatTemplate(CHATML, SPECIAL), 90)
-    assert [row["source"] for row in good.too_long] == ["a.jsonl:1"]
-    bare = learned([1, 2, 3], [0, 0, 0], source="b.csv:4")
-    found = supervision_findings(Tokenized([*good.rows, bare], good.too_long, 90), stops, "refuse")
-    assert [(f.file, f.line, f.code, f.severity) for f in found] == [
-        ("b.csv", 4, "zero_supervised_tokens", "error"),
-        ("a.jsonl", 1, "too_long", "error"),
+@given(st.lists(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=9), max_size=6))
+def test_figures_are_those_of_every_sequence_counted_by_hand(sequences: list[list[tuple[bool, bool]]]) -> None:
+    """Answers apart from each other, as (learned, stop) per token."""
+    ids = [9 if stop else 5 for one in sequences for _, stop in one]
+    flags = [learned for one in sequences for learned, _ in one]
+    answers = [[list(g) for learned, g in groupby(one, key=lambda t: t[0]) if learned] for one in sequences]
+    block = TokenBlock(
+        np.array(ids, dtype=np.int32),
+        np.array(flags, dtype=np.bool_),
+        np.array([len(one) for one in sequences], dtype=np.int64),
+        np.array([len(one) for one in answers], dtype=np.int32),
+        (b"",) * len(sequences),
+    )
+    found = measure(block, {9, 11})
+    assert found.supervised.tolist() == [sum(learned for learned, _ in one[1:]) for one in sequences]
+    stopped = [[any(stop for _, stop in answer) for answer in one] for one in answers]
+    assert found.stopped.tolist() == [sum(one) for one in stopped]
+    assert found.unended.tolist() == [
+        bool(one and one[-1][0] and not stops[-1]) for one, stops in zip(sequences, stopped, strict=True)
     ]
-    assert supervision_findings(good, stops, "drop")[0].severity == "warning"
+
+
+def test_findings_name_file_line_and_code() -> None:
+    rows = fitted(GOOD, BARE, ENDLESS, CUT, LONG)
+    found = supervision_findings(rows, "refuse", named, 20)
+    assert [(f.file, f.line, f.code, f.severity) for f in found] == [
+        ("a.jsonl", 1, "zero_supervised_tokens", "error"),
+        ("a.jsonl", 2, "stop_token_untrained", "error"),
+        ("a.jsonl", 3, "answer_cut_by_limit", "error"),
+        ("a.jsonl", 4, "too_long", "error"),
+    ]
+    assert supervision_findings(rows, "drop", named, 20)[-1].severity == "warning"
+    assert [f.line for f in supervision_findings(rows, "drop", named, 2)] == [1, 2]
     assert all(f.accepted and f.fix and f.found for f in found)
 
 
-def test_the_share_is_counted_and_a_cut_answer_blocks_whatever_the_policy(stops: frozenset[int]) -> None:
-    cut = Tokenized([learned([1, 2, 3, 4], [0, 0, 1, 1])], [], 4)
-    checks = {check.name: check for check in check_supervision(cut, stops, "drop")}
-    assert checks["rows_supervised"].numbers["supervised_share"] == 0.5
+def test_the_share_is_counted_and_a_cut_answer_blocks_whatever_the_policy() -> None:
+    checks = {check.name: check for check in check_rows(fitted(CUT, GOOD), "drop", named)}
+    assert checks["rows_supervised"].numbers["supervised_share"] == 8 / 12
     assert checks["truncation"].blocks
     assert checks["truncation"].numbers["cut"] == 1
+    assert [row["source"] for row in checks["truncation"].rows] == ["a.jsonl:0"]
+    assert not [c for c in check_rows(fitted(GOOD, LONG), "drop", named) if c.blocks]
 
 
-def test_broken_rows_come_first_and_then_those_that_teach_least(tokenizer: Tokenizer, stops: frozenset[int]) -> None:
-    made = tokenize_rows(ROWS, tokenizer, ChatTemplate(CHATML, SPECIAL), 512)
-    bare = learned([1, 2, 3], [0, 0, 0])
-    order = worst_first([*made.rows, bare], stops, 512)
-    assert [row.source for row in order] == ["a.jsonl:9", "a.jsonl:1", "a.jsonl:3", "a.jsonl:2"]
+def test_two_stops_in_one_answer_do_not_stand_for_the_next_one() -> None:
+    rows = fitted(([5, 9, 9, 5, 6, 7, 5], [0, 1, 1, 0, 1, 1, 0], 2))
+    assert [check.name for check in check_rows(rows, "drop", named) if check.blocks] == ["stop_token_trained"]
+
+
+def test_prompts_have_nothing_to_learn_and_documents_may_fill_the_limit() -> None:
+    assert all(check.passed for check in check_rows(fitted(BARE, layout="prompts"), "refuse", named))
+    assert "teaches" not in "".join(worth_a_look(fitted(BARE, BARE, layout="prompts")).values())
+    document = fitted(([5] * 20 + [9], [1] * 21, 1), layout="text")
+    assert all(check.passed for check in check_rows(document, "refuse", named))
+
+
+def test_broken_rows_come_first_and_then_those_that_teach_least() -> None:
+    little = ([5, 5, 5, 5, 5, 9], [0, 0, 0, 0, 0, 1], 1)
+    assert worst_first(fitted(GOOD, little, BARE, ENDLESS)).tolist() == [2, 3, 1, 0]
+
+
+def test_every_kind_of_bad_row_is_shown_once_with_its_reason_and_typical_ones_beside_it() -> None:
+    little = ([5, 5, 5, 5, 5, 9], [0, 0, 0, 0, 0, 1], 1)
+    found = worth_a_look(fitted(*[GOOD] * 9, little, BARE, ENDLESS, LONG, *[GOOD] * 9))
+    assert found[10] == "nothing is learned"
+    assert found[11] == "1 of 2 answers without a trained stop token"
+    assert found[9] == "least is learned: 17%"
+    assert sum(why.startswith("nearest to the limit: ") for why in found.values()) == 2
+    assert 1 <= sum(why.startswith("typical: 4 tokens, 50%") for why in found.values()) <= 2
+    assert len(found) <= 10
+    assert worth_a_look(fitted(LONG)) == {}
+    repeated = fit(fitted(GOOD, BARE).figures, np.array([0, 1, 1, 1, 0, 1]), "sft", 8)
+    assert list(worth_a_look(repeated)) == [1, 0]
 
 
 def test_the_page_marks_what_is_learned_and_runs_nothing(tokenizer: Tokenizer) -> None:

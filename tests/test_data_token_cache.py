@@ -12,9 +12,12 @@ from test_data_tokens import CHATML, conversation
 from ftplatform.core.payload import StoreAddress
 from ftplatform.core.rows import Message, Row, rows_to_jsonl
 from ftplatform.data.tokens import work as token_work
-from ftplatform.data.tokens.row_cache import TokenBook, from_bytes, keys_of, to_bytes
+from ftplatform.data.tokens.base_text import BaseText, open_text
+from ftplatform.data.tokens.figures import measure
+from ftplatform.data.tokens.row_cache import TokenBook, documents_of, forget, from_bytes, keys_of, to_bytes
 from ftplatform.data.tokens.tokenize import TokenBlock, tokenize_rows
 from ftplatform.data.tokens.work import FileTokens, sources_of, tag_values, tokenize_file
+from ftplatform.data.workers import RayCluster, Workers
 from ftplatform.store import ObjectStore, open_store
 
 pytest_plugins = ["test_data_tokens"]
@@ -45,19 +48,22 @@ def store(tmp_path: Path) -> ObjectStore:
 def book(store: ObjectStore, tmp_path: Path, name: str = "acme/support/v1") -> TokenBook:
     folder = tmp_path / f"work{len(list(tmp_path.glob('work*')))}"
     folder.mkdir()
-    return TokenBook(store, name, folder, [1])
+    return TokenBook(store, name, folder)
+
+
+def base_of(store: ObjectStore, text: Path, tmp_path: Path) -> BaseText:
+    return BaseText(StoreAddress(url=(tmp_path / "store").as_uri()), store.put_tree(text))
 
 
 def tokenized(store: ObjectStore, text: Path, tmp_path: Path, rows: list[Row]) -> tuple[FileTokens, TokenBook]:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(rows_to_jsonl(rows))
     into = book(store, tmp_path)
-    return tokenize_file(into, text, path), into
+    return tokenize_file(into, base_of(store, text, tmp_path), path), into
 
 
 def tokens_of(found: FileTokens, into: TokenBook) -> list[list[int]]:
-    figures = into.rows(found.keys), into.sequences()
-    block = into.take(figures[0], figures[1].lengths, 1)
+    block = into.take(into.rows(found.keys), 1)
     return [part.tolist() for part in np.split(block.ids, np.cumsum(block.lengths)[:-1])]
 
 
@@ -124,14 +130,18 @@ def test_a_block_that_the_store_lost_is_tokenized_again(store: ObjectStore, text
     assert tokenized(store, text, tmp_path, chats(20))[0].made == 20
 
 
+@pytest.mark.parametrize("workers", [2, RayCluster("local", 2)], ids=["processes", "ray"])
 def test_workers_do_not_change_a_byte(
-    store: ObjectStore, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: Workers
 ) -> None:
+    if isinstance(workers, RayCluster):
+        pytest.importorskip("ray")
     monkeypatch.setattr(token_work, "BLOCK_ROWS", 20)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(rows_to_jsonl(chats(90)))
     one, two = book(store, tmp_path, "one"), book(store, tmp_path, "two")
-    alone, shared = tokenize_file(one, text, path, 1), tokenize_file(two, text, path, 2)
+    base = base_of(store, text, tmp_path)
+    alone, shared = tokenize_file(one, base, path, 1), tokenize_file(two, base, path, workers)
     assert alone.keys.tobytes() == shared.keys.tobytes()
     blocks = [[store.get_doc(doc)["block"] for doc in store.list_docs(f"tokens/{name}")] for name in ("one", "two")]
     assert len(blocks[0]) == 5
@@ -143,7 +153,11 @@ def test_a_block_reads_back_whatever_the_vocabulary(largest: int) -> None:
     ids = np.array([0, 5, largest, 7, 1], dtype=np.int32)
     learned = np.array([False, True, True, False, True])
     block = TokenBlock(ids, learned, np.array([2, 0, 3]), np.array([1, 0, 2], np.int32), (b"{}", b"", b"true"))
-    back = from_bytes(to_bytes(block))
+    figures = measure(block, [1])
+    back, found = from_bytes(to_bytes(block, figures))
+    for field in ("lengths", "turns", "supervised", "stopped", "unended"):
+        assert getattr(found, field).tolist() == getattr(figures, field).tolist()
+        assert getattr(found, field).dtype == getattr(figures, field).dtype
     assert back.extra == block.extra
     for name in ("ids", "learned", "lengths", "turns"):
         assert getattr(back, name).tolist() == getattr(block, name).tolist()
@@ -158,3 +172,33 @@ def test_sources_and_tags_of_rows_are_found_by_place(tmp_path: Path) -> None:
         paths[-1].write_bytes(rows_to_jsonl(rows))
     assert sources_of(paths, [4, 0, 4]) == {0: "a:0", 4: "b:1"}
     assert tag_values(paths[1], "topic") == ["", "b1", "b2"]
+
+
+def test_another_base_model_is_another_tokenizer_in_the_same_process(
+    store: ObjectStore, text: Path, tmp_path: Path
+) -> None:
+    first = base_of(store, text, tmp_path)
+    (text / "chat_template.jinja").write_text(CHATML.replace("message['role'] + ", ""))
+    second = base_of(store, text, tmp_path)
+    row = chats(1)
+    lengths = [open_text(base)[0](row).ids.tolist() for base in (first, second, first)]
+    assert lengths[0] == lengths[2] != lengths[1]
+
+
+def test_a_dataset_can_be_forgotten_and_names_what_only_it_had(store: ObjectStore, text: Path, tmp_path: Path) -> None:
+    tokenized(store, text, tmp_path, chats(20))
+    shared, other = book(store, tmp_path), book(store, tmp_path, "acme/support-2/v1")
+    rows = chats(3, "shared")
+    for one in (shared, other):
+        keys, _ = keys_of(rows_to_jsonl(rows).splitlines())
+        tokens = open_text(base_of(store, text, tmp_path))[0](rows)
+        one.add(keys, tokens, measure(tokens, [1]))
+    names = documents_of(store, "acme/support")
+    assert len(names) == 2
+    mine = {digest for name in names for digest in store.get_doc(name).values()}
+    theirs = {digest for name in documents_of(store, "acme/support-2") for digest in store.get_doc(name).values()}
+    assert forget(store, "acme/support") == sorted(mine - theirs)
+    assert documents_of(store, "acme/support") == []
+    assert len(documents_of(store, "acme/support-2")) == 1, "another dataset keeps its own"
+    assert forget(store, "acme/support") == []
+    assert tokenized(store, text, tmp_path, chats(20))[0].made == 20

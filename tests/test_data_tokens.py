@@ -12,9 +12,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from ftplatform.core.errors import DataRefused, InvalidConfig
 from ftplatform.core.rows import Message, Row
 from ftplatform.data.rendering.chat_format import load_chat_format
+from ftplatform.data.rendering.learned import learned_html, learned_markdown, supervised_text
 from ftplatform.data.rendering.render import ChatTemplate
-from ftplatform.data.rendering.supervision import check_supervision, learned_html, learned_markdown, supervised_text
-from ftplatform.data.tokens.tokenize import IGNORED, Tokenized, tokenize_rows
+from ftplatform.data.tokens.checks import check_rows
+from ftplatform.data.tokens.figures import measure
+from ftplatform.data.tokens.fitted import fit
+from ftplatform.data.tokens.tokenize import IGNORED, RowTokenizer, tokenize_rows
 
 CHATML = """{% for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\n' }}
@@ -150,20 +153,23 @@ def test_a_row_over_the_limit_is_left_out_whole_and_named(tokenizer: Tokenizer) 
 
 
 def test_supervision_checks_see_a_missing_stop_token_an_empty_row_and_a_long_one(tokenizer: Tokenizer) -> None:
-    stop = frozenset({tokenizer.token_to_id("<|im_end|>")})
-    good = tokenize_rows(ROWS, tokenizer, ChatTemplate(CHATML, {"eos_token": "<|im_end|>"}), 512)
-    assert all(check.passed for check in check_supervision(good, stop, "refuse"))
+    stop = {tokenizer.token_to_id("<|im_end|>")}
+
+    def blocked(rows: list[Row], template: str = CHATML, limit: int = 512, policy: str = "refuse") -> list[str]:
+        block = RowTokenizer(tokenizer, ChatTemplate(template, {"eos_token": "<|im_end|>"}))(rows)
+        fitted = fit(measure(block, stop), np.arange(len(rows)), "sft", limit)
+        checks = check_rows(fitted, policy, lambda places: {place: rows[place].source for place in places})  # type: ignore[arg-type]
+        return [check.name for check in checks if check.blocks]
+
+    assert blocked(ROWS) == []
     unstopped = CHATML.replace("+ '<|im_end|>' }}{% endgeneration %}", "}}{% endgeneration %}{{ '<|im_end|>' }}")
-    endless = tokenize_rows(ROWS, tokenizer, ChatTemplate(unstopped, {"eos_token": "<|im_end|>"}), 512)
-    assert [c.name for c in check_supervision(endless, stop, "refuse") if c.blocks] == ["stop_token_trained"]
-    bare = good.rows[0]
-    bare.labels[:] = IGNORED
-    checks = check_supervision(Tokenized([bare], [], 512), stop, "refuse")
-    assert [c.name for c in checks if c.blocks] == ["rows_supervised", "stop_token_trained"]
-    long = Tokenized(good.rows[1:], [{"source": "a:1", "tokens": 900}], 512)
-    assert [c.name for c in check_supervision(long, stop, "refuse") if c.blocks] == ["truncation"]
-    assert not [c for c in check_supervision(long, stop, "drop") if c.blocks]
-    assert [c.name for c in check_supervision(Tokenized([], [], 512), stop, "drop") if c.blocks] == ["rows_supervised"]
+    assert blocked(ROWS, unstopped) == ["stop_token_trained"]
+    bare = conversation(("user", "a"), ("assistant", "b", False))
+    assert blocked([*ROWS, bare]) == ["rows_supervised"]
+    long = conversation(("user", "why? " * 200), ("assistant", "b"))
+    assert blocked([*ROWS, long]) == ["truncation"]
+    assert blocked([*ROWS, long], policy="drop") == []
+    assert blocked([long], policy="drop") == ["rows_supervised"]
 
 
 def test_a_template_that_rewrites_history_without_markers_says_what_to_do() -> None:

@@ -176,3 +176,19 @@ def test_ft_dataset_push_takes_a_folder_and_shows_what_it_decided(tmp_path: Path
     names = ["dataset.yaml", "train-00000-of-00001.parquet", "validation-00000-of-00001.parquet"]
     assert [file["name"] for file in upload["files"]] == names
     assert list(load_settings().home.glob("push-*")) == [], "nothing is left behind"
+
+
+def test_a_link_out_of_the_folder_is_refused_and_one_into_the_hubs_cache_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("key\n")
+    cloned = write(tmp_path / "cloned", "train.jsonl")
+    (cloned / "notes.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(DataRefused, match=r"notes\.txt leads to a file outside"):
+        look(cloned)
+    saved = write(tmp_path / "saved", "state.json", text='{"_data_files": [{"filename": "../secret.txt"}]}')
+    with pytest.raises(DataRefused, match=r"secret\.txt leads to a file outside"):
+        look(saved)
+    write(tmp_path / "cache" / "blobs", "0123")
+    snapshot = tmp_path / "cache" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "train.jsonl").symlink_to("../../blobs/0123")
+    assert [path.name for path in look(snapshot).files.values()] == ["train.jsonl"]

@@ -103,18 +103,21 @@ def _messages(folder: Path) -> list[list[dict[str, str]]]:
 def _ours(folder: Path) -> Callable[[], int]:
     from ftplatform.core.payload import StoreAddress
     from ftplatform.data.rendering.chat_format import load_chat_format
+    from ftplatform.data.tokens.base_text import BaseText
     from ftplatform.data.tokens.row_cache import TokenBook
     from ftplatform.data.tokens.shards import ShardWriter
     from ftplatform.data.tokens.work import tokenize_file, write_split
     from ftplatform.store import open_store
 
     form = load_chat_format(folder / "text")
-    store = open_store(StoreAddress(url=(folder / "store").as_uri()))
+    address = StoreAddress(url=(folder / "store").as_uri())
+    store = open_store(address)
+    base = BaseText(address, store.put_tree(folder / "text"))
 
     def work() -> int:
         (folder / "book").mkdir()
-        book = TokenBook(store, "bench/rows", folder / "book", form.stop_ids)
-        found = tokenize_file(book, folder / "text", folder / "rows.jsonl", PROCESSES)
+        book = TokenBook(store, "bench/rows", folder / "book")
+        found = tokenize_file(book, base, folder / "rows.jsonl", PROCESSES)
         writer = ShardWriter(store, folder, "sft", LENGTH, form.pad_id)
         written = write_split(book, found.keys, "sft", LENGTH, writer).written
         print(json.dumps({"fill": written.fill}), file=sys.stderr)

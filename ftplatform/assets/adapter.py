@@ -3,6 +3,8 @@
 import json
 import math
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,12 +15,16 @@ from ftplatform.assets.payloads import run_payload
 from ftplatform.assets.reporting import check_specs, picture, result, to_dagster
 from ftplatform.core.checks import CheckResult, blocking
 from ftplatform.core.digests import digest_bytes, digest_json
-from ftplatform.core.manifests import Adapter, TokenizedShards
+from ftplatform.core.errors import NotFound
+from ftplatform.core.ids import BaseKey
+from ftplatform.core.manifests import Adapter, BaseModel, TokenizedShards
+from ftplatform.core.methods import find_method
 from ftplatform.core.payload import Tracking, TrainSpec
 from ftplatform.core.plan import Plan
 from ftplatform.partitions import lines
 from ftplatform.planning.job_plan import steps_for
 from ftplatform.resources import Platform
+from ftplatform.resources.jobs import latest_doc
 from ftplatform.store.cache import cache_key, cached, code_digest
 
 
@@ -88,20 +94,25 @@ def _spec(run: LineRun, plan: Plan, shards: TokenizedShards) -> TrainSpec:
         "shards": {name: digest for name, digest in shards.shards.items() if shards.sequences[name] and name != "test"},
         "max_length": shards.max_length,
         "method": plan.method,
+        "options": plan.method_options,
+        "teacher_weights": _teacher(run, plan),
         "parameterisation": plan.parameterisation,
         "lora": plan.lora.model_dump(),
         "training": plan.training.model_dump(),
         "micro_batch": plan.micro_batch,
         "accumulation": plan.accumulation,
         "steps": steps_for(
-            shards.sequences["train"], plan.training.batch_size, plan.training.epochs, plan.training.max_steps
+            shards.sequences["train"] // find_method(plan.method).sequences,
+            plan.training.batch_size,
+            plan.training.epochs,
+            plan.training.max_steps,
         ),
         "processes": plan.placement.gpus,
         "threads": settings.threads,
     }
     # Per tenant: another's identical job must neither share a process with this one nor be visible as "reused".
     tenant = run.line.dataset.tenant
-    key = cache_key("train", code=code_digest("training/__main__"), inputs={**work, "tenant": tenant})
+    key = cache_key("train", code=_code(plan.method), inputs={**work, "tenant": tenant})
     tracking = Tracking(
         uri=settings.tracking_uri,
         experiment=str(run.line.dataset),
@@ -109,6 +120,30 @@ def _spec(run: LineRun, plan: Plan, shards: TokenizedShards) -> TrainSpec:
         tags={"ft.line": str(run.line), "ft.job": run.job, "ft.data": plan.curated.content_digest},
     )
     return TrainSpec(key=key, store=settings.store, tracking=tracking, **work)
+
+
+def _teacher(run: LineRun, plan: Plan) -> str | None:
+    """Weights of the base model that a distillation learns from; its key names one content for ever."""
+    key = plan.method_options.get("teacher") if plan.method == "distillation" else None
+    if key is None:
+        return None
+    document = run.parts.store.find_doc(latest_doc("base_model", str(BaseKey.parse(key))))
+    if document is None:
+        raise NotFound(f"the teacher {key} was never made: materialize base_model for partition {key}")
+    return BaseModel.model_validate(document["manifest"]).weights
+
+
+def _code(method: str) -> str:
+    """Digest of the source text that trains with ``method``: the payload's, the method's, and a plug-in's module."""
+    module = find_method(method).implementation.partition(":")[0]
+    if module.startswith("ftplatform."):
+        return code_digest("training/__main__", module.removeprefix("ftplatform.").replace(".", "/"))
+    found = find_spec(module)
+    if found is None or found.origin is None:
+        raise NotFound(
+            f"the method {method} names the module {module}, which is not installed here; install its package"
+        )
+    return digest_json([code_digest("training/__main__"), digest_bytes(Path(found.origin).read_bytes())])
 
 
 def _train(context: dg.AssetExecutionContext, run: LineRun, spec: TrainSpec) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from itertools import islice
 from pathlib import Path
 
 import dagster as dg
-import yaml
 
 from ftplatform.assets.data_run import data_run, upload_of
 from ftplatform.assets.reporting import check_specs, page, result, to_dagster
@@ -19,6 +18,7 @@ from ftplatform.core.tenant_config import with_tenant
 from ftplatform.data.blocks import read_rows
 from ftplatform.data.curation.expectations import build
 from ftplatform.data.importing.ingest import Ingested, ingest
+from ftplatform.data.importing.settings_file import read_settings
 from ftplatform.data.language.tagging import open_tagger
 from ftplatform.data.pii.scrubber import wanted_entities
 from ftplatform.data.report.report import RowReport
@@ -85,7 +85,7 @@ def _settings(parts: Parts, key: DatasetKey, files: list[SourceFile]) -> tuple[D
     """
     yaml_file = next((file for file in files if file.name == FILE_NAME), None)
     try:
-        value = yaml.safe_load(parts.store.get_bytes(yaml_file.digest)) if yaml_file else None
+        value = read_settings(parts.store.get_bytes(yaml_file.digest), FILE_NAME) if yaml_file else None
         config = with_tenant(value, parts.tenant_config(key.tenant))
         for recipe in config.train_with:
             parts.catalog.recipes.get(RecipeKey.parse(recipe))
@@ -93,7 +93,7 @@ def _settings(parts: Parts, key: DatasetKey, files: list[SourceFile]) -> tuple[D
         wanted_entities(config.pii)
         open_tagger(config.tagging)
         build(config.expectations)
-    except (InvalidConfig, NotFound, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (InvalidConfig, NotFound) as error:
         return DatasetConfig(), CheckResult("settings_valid", False, message=f"{FILE_NAME}: {error}")
     message = f"{FILE_NAME} is valid" if yaml_file else f"no {FILE_NAME}: every default holds"
     return config, CheckResult("settings_valid", True, message=message)

@@ -6,8 +6,9 @@ from typing import Any
 import dagster as dg
 
 from ftplatform.assets.line import line_run
-from ftplatform.assets.reporting import check_specs, picture, result, to_dagster
+from ftplatform.assets.reporting import check_specs, page, picture, result, to_dagster
 from ftplatform.assets.tokenizing import SPLITS, make_shards
+from ftplatform.assets.tokens_per_word import check_tokens_per_word
 from ftplatform.core.checks import CheckResult, blocking
 from ftplatform.core.manifests import TokenizedShards
 from ftplatform.core.plan import Plan
@@ -36,6 +37,7 @@ from ftplatform.store.cache import cache_key, cached, code_digest
             lines,
             {
                 "truncation": "rows longer than the recipe's length, by its policy",
+                "tokens_per_word": "no language costs many times the tokens of English; names better base models",
             },
             blocking=False,
         ),
@@ -59,7 +61,12 @@ def tokenized_shards(context: dg.AssetExecutionContext, platform: Platform, trai
             "mix": [plan.mix.model_dump(mode="json"), plan.training.seed] if plan.mix else None,
         }
         code = code_digest(
-            "data/tokens/work", "data/tokens/checks", "data/mix", "data/replay", "data/rendering/supervision"
+            "data/tokens/work",
+            "data/tokens/checks",
+            "data/mix",
+            "data/replay",
+            "data/rendering/supervision",
+            "data/rendering/learned",
         )
         # A row's tokens depend on less than the shards do: they outlive a change of packing, mix, length or checks.
         rows_code = code_digest("data/tokens/tokenize", "data/tokens/row_cache", "data/rendering/chat_format")
@@ -68,11 +75,18 @@ def tokenized_shards(context: dg.AssetExecutionContext, platform: Platform, trai
         made, reused = cached(
             parts.store, "tokenize", key, lambda: make_shards(parts, plan, dataset, rows_code), needs=_objects
         )
-        checks = [CheckResult(**check) for check in made["checks"]]
+        languages = check_tokens_per_word(parts, plan)
+        checks = [*(CheckResult(**check) for check in made["checks"]), languages]
         for check in checks:
             yield to_dagster(check)
+        learned = {
+            "learned text": dg.MetadataValue.md(made["learned"]),
+            "learned text in colours": page(parts, made["page"], f"{run.line.dataset}/{run.job}", "learned.html"),
+        }
         if stopped := blocking(checks):
-            raise dg.Failure(description="; ".join(f"{c.name}: {c.message}" for c in stopped), allow_retries=False)
+            raise dg.Failure(
+                description="; ".join(f"{c.name}: {c.message}" for c in stopped), metadata=learned, allow_retries=False
+            )
         manifest = TokenizedShards.model_validate(made["manifest"])
         if reused:
             context.log.info(
@@ -88,7 +102,8 @@ def tokenized_shards(context: dg.AssetExecutionContext, platform: Platform, trai
                 "layout": manifest.layout,
                 "rows tokenized anew": made["tokenized"],
                 **({"mix": dg.MetadataValue.md(markdown_table(made["mix"]))} if made["mix"] else {}),
-                "learned text": dg.MetadataValue.md(made["learned"]),
+                **learned,
+                **({"tokens per word": dg.MetadataValue.md(markdown_table(languages.rows))} if languages.rows else {}),
                 "lengths": picture(parts.store.get_bytes(made["lengths"]), "tokens per row"),
             },
             reused=reused,
@@ -96,4 +111,8 @@ def tokenized_shards(context: dg.AssetExecutionContext, platform: Platform, trai
 
 
 def _objects(made: dict[str, Any]) -> list[str]:
-    return [*(digest for files in made["manifest"]["shards"].values() for digest in files), made["lengths"]]
+    return [
+        *(digest for files in made["manifest"]["shards"].values() for digest in files),
+        made["lengths"],
+        made["page"],
+    ]

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ftplatform.cli.check_output import print_json, print_report
 from ftplatform.core.dataset_config import FILE_NAME, DatasetConfig, Format, parse_dataset_config
 from ftplatform.core.errors import FtError, InvalidConfig
+from ftplatform.data.importing.settings_file import read_settings
+from ftplatform.data.language.tagging import open_tagger
 from ftplatform.data.report.check import Checked, check_files
 from ftplatform.data.report.fixes import FIXES, changes, require_text, write_fixed
 from ftplatform.data.report.report_html import write_html
@@ -112,9 +113,10 @@ def _settings(files: list[Path], config: Path | None, format: str) -> DatasetCon
     if format not in get_args(Format):
         raise typer.BadParameter(f"--format {format}: accepted are {', '.join(get_args(Format))}")
     try:
-        value: Any = yaml.safe_load(given[0].read_bytes()) if given else None
+        value = read_settings(given[0].read_bytes(), str(given[0])) if given else None
         settings = parse_dataset_config(value, str(given[0]) if given else FILE_NAME)
-    except (InvalidConfig, OSError, yaml.YAMLError) as error:
+        open_tagger(settings.tagging)
+    except (InvalidConfig, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     return settings if format == "auto" else settings.model_copy(update={"format": format})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +28,7 @@ def list_datasets() -> None:
                 (dataset["curated"] or "")[:12],
                 upload["seq"],
                 upload["state"],
-                upload["message"][:100],
+                textwrap.shorten(upload["message"], 160, placeholder=" …"),
             )
         )
     show("datasets", ("dataset", "version", "upload", "state", "message"), rows)

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.text import Text
 
-from ftplatform.assets.tokenizing import chat_format
 from ftplatform.cli.common import console, open_parts, show
 from ftplatform.core.errors import DataRefused, InvalidConfig, NotFound
 from ftplatform.core.ids import DatasetKey, RecipeKey
@@ -20,10 +20,15 @@ from ftplatform.core.rows import SPLITS, Row
 from ftplatform.data.blocks import read_rows
 from ftplatform.data.rendering.chat_format import ChatFormat
 from ftplatform.data.rendering.learned import learned_page, stretches
-from ftplatform.data.rendering.supervision import check_supervision, prove, supervision_findings, worst_first
+from ftplatform.data.rendering.supervision import supervision_findings, worst_first
 from ftplatform.data.rendering.template_check import check_template
 from ftplatform.data.text import shorten
-from ftplatform.data.tokens.tokenize import Tokenized, TokenizedRow, control_tokens, tokenize_rows
+from ftplatform.data.tokens.base_text import chat_format
+from ftplatform.data.tokens.checks import check_rows
+from ftplatform.data.tokens.figures import Figures, measure
+from ftplatform.data.tokens.fitted import fit
+from ftplatform.data.tokens.shards import layout_of
+from ftplatform.data.tokens.tokenize import RowTokenizer, TokenizedRow, control_tokens, rows_of_block
 from ftplatform.resources.jobs import latest_doc
 from ftplatform.resources.platform import Parts
 
@@ -111,9 +116,9 @@ def _turns(row: Row) -> Iterator[tuple[str, str]]:
     for part, messages in (("", row.messages), ("chosen ", row.chosen), ("rejected ", row.rejected)):
         for message in messages:
             calls = "".join(f" calls {call.name}({call.arguments})" for call in message.tool_calls)
-            yield part + message.role, shorten(message.content + calls, 500)
+            yield part + message.role, shorten((message.content + calls).replace("\n", " ⏎ "), 500)
     if row.text:
-        yield "text", shorten(row.text, 500)
+        yield "text", shorten(row.text.replace("\n", " ⏎ "), 500)
 
 
 def _show_tokens(
@@ -133,31 +138,34 @@ def _show_tokens(
     rows = [one for _, one in _picked(path, wanted, SAMPLED)]
     if not rows:
         raise DataRefused(f"{title}: the split has no rows, so there are no tokens to show")
-    tokenized = tokenize_rows(rows, text.tokenizer, template, max_length)
-    for check in check_supervision(tokenized, text.stop_ids, "refuse"):
+    block = RowTokenizer(text.tokenizer, template)(rows)
+    fitted = fit(measure(block, text.stop_ids), np.arange(len(rows)), layout_of({one.kind for one in rows}), max_length)
+
+    def sources(places: Sequence[int]) -> dict[int, str]:
+        return {place: rows[place].source for place in places}
+
+    for check in check_rows(fitted, "refuse", sources):
         console.print(
             f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.message}", markup=False, highlight=False
         )
-    for found in supervision_findings(tokenized, text.stop_ids, "refuse")[:limit]:
+    for found in supervision_findings(fitted, "refuse", sources, limit):
         console.print(
             f"{found.file}:{found.line} {found.code}: {found.found}; {found.fix}", markup=False, highlight=False
         )
-    shown = _worst(tokenized, text, None if wanted else limit)
-    for one in shown:
-        _print_row(one, text, max_length)
+    worst = worst_first(fitted)[: None if wanted else limit]
+    every = rows_of_block(block, [one.source for one in rows for _ in range(fitted.per_row)])
+    shown = [every[number] for number in fitted.sequences[worst].tolist()]
+    for one, number in zip(shown, worst.tolist(), strict=True):
+        _print_row(one, fitted.figures, number, text)
     if html is not None:
         html.write_text(learned_page(shown, text.tokenizer, title), encoding="utf-8")
         console.print(f"page: {html}", markup=False)
 
 
-def _worst(tokenized: Tokenized, text: ChatFormat, limit: int | None) -> list[TokenizedRow]:
-    return worst_first(tokenized.rows, text.stop_ids, tokenized.max_length)[:limit]
-
-
-def _print_row(row: TokenizedRow, text: ChatFormat, max_length: int) -> None:
-    proof = prove(row, text.stop_ids, max_length)
+def _print_row(row: TokenizedRow, figures: Figures, number: int, text: ChatFormat) -> None:
     console.print(
-        f"\n{row.source}: {proof.tokens} tokens, {proof.supervised} carry loss ({proof.share:.0%})",
+        f"\n{row.source}: {figures.lengths[number]} tokens, {figures.supervised[number]} carry loss "
+        f"({figures.share[number]:.0%})",
         markup=False, highlight=False, style="bold",
     )  # fmt: skip
     line = Text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -223,8 +224,14 @@ def parse_dataset_config(value: object, where: str = FILE_NAME) -> DatasetConfig
         raise InvalidConfig(f"{where} cannot be used:\n{problems(error)}") from error
 
 
+# A wrong value can be the whole file: a person needs its beginning.
+_FOUND = reprlib.Repr()
+_FOUND.maxstring = _FOUND.maxother = 200
+
+
 def problems(error: ValidationError) -> str:
     """Every problem of a pydantic error, a line each: path, what is wrong, what was found."""
     return "\n".join(
-        f"  {'.'.join(map(str, e['loc'])) or '(top level)'}: {e['msg']}; found {e['input']!r}" for e in error.errors()
+        f"  {'.'.join(map(str, e['loc'])) or '(top level)'}: {e['msg']}; found {_FOUND.repr(e['input'])}"
+        for e in error.errors()
     )

@@ -11,12 +11,13 @@ for nothing but its allow-list. It works in the folder of its spec, reads and wr
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
 from ftplatform.core.frozen import Frozen
-from ftplatform.core.recipe import LoraConfig, Method, Parameterisation, TrainingConfig
+from ftplatform.core.methods import Method
+from ftplatform.core.recipe import LoraConfig, Parameterisation, TrainingConfig
 
 SPEC_FILE = "spec.json"
 RESULT_FILE = "result.json"
@@ -52,6 +53,10 @@ class TrainSpec(Frozen):
     """Objects by split, in order: ``train`` and, when there are such rows, ``validation``."""
     max_length: int
     method: Method
+    options: dict[str, Any] = {}
+    """The method's, every default filled in (``core.methods.method_options``)."""
+    teacher_weights: str | None = None
+    """Tree of the model that a distillation learns from."""
     parameterisation: Parameterisation
     lora: LoraConfig
     training: TrainingConfig

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from ftplatform.core.frozen import Frozen
 from ftplatform.core.manifests import BaseModel, CuratedDataset
-from ftplatform.core.recipe import LoraConfig, Method, MixConfig, Parameterisation, TrainingConfig
+from ftplatform.core.methods import Method
+from ftplatform.core.recipe import LoraConfig, MixConfig, Parameterisation, TrainingConfig
 
 
 class MemoryEstimate(Frozen):
@@ -57,6 +58,8 @@ class Plan(Frozen):
     champion: PinnedChampion | None
     suites: tuple[PinnedSuite, ...]
     method: Method
+    method_options: dict[str, Any] = {}
+    """The method's, every default filled in."""
     parameterisation: Parameterisation
     lora: LoraConfig
     training: TrainingConfig

@@ -10,17 +10,41 @@ from ftplatform.core.dataset_config import problems
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.frozen import Frozen
 from ftplatform.core.ids import RecipeKey, check_slug
+from ftplatform.core.methods import (
+    BUILT_IN,
+    DistillationConfig,
+    DpoConfig,
+    GrpoConfig,
+    KtoConfig,
+    Method,
+    OrpoConfig,
+    RewardConfig,
+    RlooConfig,
+    method_options,
+)
 
-Method = Literal["sft"]
-Parameterisation = Literal["lora", "full"]
+Parameterisation = Literal["lora", "full", "ia3", "prefix", "prompt"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"]
 ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class LoraConfig(Frozen):
+    """Field names are PEFT's, except ``rank`` and ``alpha`` (its ``r`` and ``lora_alpha``)."""
+
     rank: int = Field(16, ge=1, le=512)
     alpha: float = Field(32.0, gt=0)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
     target_modules: tuple[str, ...] = ATTENTION_AND_MLP
+    exclude_modules: tuple[str, ...] = ()
+    """Modules without an adapter although ``target_modules`` names them, by name or by the end of their path."""
+    layers_to_transform: tuple[int, ...] = ()
+    """Numbers of the blocks that get adapters, from 0; empty means all."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(rank) (rank-stabilised LoRA, arXiv:2312.03732) and not by alpha / rank."""
+    use_dora: bool = False
+    """Train each weight's magnitude beside its direction (arXiv:2402.09353); serving engines do not switch such adapters."""
+    init_lora_weights: Literal["default", "gaussian", "pissa"] = "default"
+    """``pissa`` starts from the principal singular vectors (arXiv:2404.02948); it is saved as plain LoRA of twice the rank."""
 
 
 class TrainingConfig(Frozen):
@@ -44,9 +68,23 @@ class TrainingConfig(Frozen):
     seed: int = Field(17, ge=0, le=2**31 - 1)
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16 holds on GPUs; the plan turns it into fp32 on CPU, where it gains nothing."""
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """Of the frozen base weights under an adapter: nf4 with double quantization (QLoRA, arXiv:2305.14314), or LLM.int8."""
+    optimizer: Optimizer = "adamw"
+    """AdamW with fp32 states, 8-bit states (arXiv:2110.02861), or states paged to host memory when the GPU is full."""
+    frozen_layers: tuple[int, ...] = ()
+    """Numbers of the blocks that stay as they are with full weights, from 0."""
+    frozen_embeddings: bool = False
+    """Whether input embeddings (and an output layer tied to them) stay as they are with full weights."""
+    virtual_tokens: int = Field(20, ge=1, le=1024)
+    """Trained positions in front of every row, with ``prefix`` and ``prompt``."""
     checkpoint_every: int = Field(50, ge=1)
     """Optimizer steps between committed checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)
+
+    @property
+    def uses_bitsandbytes(self) -> bool:
+        return self.quantization != "none" or self.optimizer != "adamw"
 
 
 class MixConfig(Frozen):
@@ -85,6 +123,15 @@ class Recipe(Frozen):
     base: str
     """Slug of a registered base model; the plan pins its digest."""
     method: Method = "sft"
+    dpo: DpoConfig = DpoConfig()
+    orpo: OrpoConfig = OrpoConfig()
+    kto: KtoConfig = KtoConfig()
+    reward: RewardConfig = RewardConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    rloo: RlooConfig = RlooConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    options: dict[str, Any] = {}
+    """Of a method that a plug-in brought."""
     parameterisation: Parameterisation = "lora"
     lora: LoraConfig = LoraConfig()
     training: TrainingConfig
@@ -109,6 +156,21 @@ class Recipe(Frozen):
     def _key_is_valid(self) -> Recipe:
         RecipeKey(self.name, self.version)
         return self
+
+    @model_validator(mode="after")
+    def _method_has_what_it_needs(self) -> Recipe:
+        _ = self.method_options
+        return self
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """The chosen method's options, every default filled in; raises InvalidConfig."""
+        if self.method not in BUILT_IN:
+            return method_options(self.method, self.options)
+        if self.options:
+            raise InvalidConfig(f"`options` are for methods of plug-ins; those of {self.method} stand under `{self.method}`")
+        fields = getattr(self, self.method).model_dump(mode="json") if BUILT_IN[self.method].options else {}
+        return method_options(self.method, fields)
 
     @property
     def key(self) -> RecipeKey:

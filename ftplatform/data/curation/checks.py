@@ -52,7 +52,7 @@ def decided_checks(
     return [
         _duplicates(decision, columns, rows),
         _near(decision, config, rows),
-        _no_leak(leak_count, [_leak(leak, rows) for leak in leak_rows], decision),
+        _no_leak(leak_count, [_leak(leak, rows) for leak in leak_rows], decision, _unused_group(columns, config)),
         _no_overlap(overlapping, decision, rows, names, columns),
         _contamination(columns, decision, config, rows, names),
         _language(config, totals),
@@ -174,14 +174,22 @@ def _leak(leak: Any, rows: dict[int, Row]) -> dict[str, str]:
     }
 
 
-def _no_leak(count: int, shown: list[dict[str, str]], decision: Decision) -> CheckResult:
+def _unused_group(columns: Columns, config: DatasetConfig) -> str:
+    """A sentence when rows were to be grouped by a tag that none has, most likely a typing error."""
+    if config.split.group_by is None or not np.isnan(columns.group_place).all():
+        return ""
+    return f" No row has the tag {config.split.group_by!r} of split.group_by: rows were placed by their questions."
+
+
+def _no_leak(count: int, shown: list[dict[str, str]], decision: Decision, unused: str) -> CheckResult:
     removed = decision.removed["leak"]
     sizes = {name: int((decision.sides == side).sum()) for side, name in enumerate(SPLITS)}
     return CheckResult(
         "no_split_leak",
-        not count,
+        not count and not unused,
         f"{count} rows give away a question, or share the group, of a later side of the split; "
-        f"{removed} rows were left out because they did.",
+        f"{removed} rows were left out because they did.{unused}",
+        "error" if count else "warning",
         numbers={"leaks": count, "removed": removed} | sizes,
         rows=shown,
     )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftplatform.core.rows import Finding
+from ftplatform.core.rows import Finding, Row
 from ftplatform.data.blocks import read_blocks, rows_of
 from ftplatform.data.curation.expectations import SAMPLE
 from ftplatform.data.curation.prepare import Preparation, tools_of
 from ftplatform.data.curation.schema import check_schema, frame
-from ftplatform.data.text import SHOWN_ROWS
+from ftplatform.data.report.problems import finding
+from ftplatform.data.text import SHOWN_ROWS, SPECIAL_TOKEN
 from ftplatform.data.workers import Workers, map_ordered
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def verify(splits: Mapping[str, Path], settings: Preparation, workers: Workers) 
 def _look(settings: Preparation, block: bytes) -> _Block:
     rows = rows_of(block)
     profile = frame(rows)
-    violations = check_schema(profile)
+    violations = [*check_schema(profile), *_control_tokens(rows)]
     scrubber = tools_of(settings).scrubber
     personal = scrubber.find(rows)
     # Keys and card numbers must not be in a model whatever else the settings let through.
@@ -90,3 +91,13 @@ def _look(settings: Preparation, block: bytes) -> _Block:
         if row.kind in ("chat", "labelled") and len(row.messages[-1].content) <= _SHORT_ANSWER
     )
     return _Block(profile, personal[:SHOWN_ROWS], len(personal), violations[:SHOWN_ROWS], len(violations), answers)
+
+
+def _control_tokens(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Control tokens that no importer saw: put together when invisible characters went, or in dataset.yaml's ``system``."""
+    for row in rows:
+        for text in row.contents():
+            if ("<" in text or "[" in text) and (token := SPECIAL_TOKEN.search(text)):
+                file, _, line = row.source.rpartition(":")
+                yield finding("special_token_in_content", file, int(line), token[0])
+                break

@@ -59,12 +59,29 @@ class _Texts:
                 yield text + "\n" if block.ended else text
 
 
+def delimiter_of(stream: Stream, usual: str) -> str:
+    """What stands between the cells of the first line: ``usual``, unless another one makes more columns of it.
+    Excel writes semicolons where the decimal sign is a comma."""
+    line = next((text for text in _Texts(stream, BLOCK_BYTES)), "")
+    cells = {delimiter: _cells(line, delimiter) for delimiter in (usual, ";", "\t", ",")}
+    return usual if cells[usual] > 1 else max(cells, key=lambda delimiter: cells[delimiter])
+
+
+def _cells(line: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter), []))
+    except csv.Error:
+        return 0
+
+
 def header_of(stream: Stream, delimiter: str) -> tuple[list[str], str]:
     """Column names of the first line, and why there are none."""
     texts = _Texts(stream, BLOCK_BYTES)
     try:
         cells = next(csv.reader(texts, delimiter=delimiter, strict=True), [])
     except (csv.Error, _RecordTooLong) as error:
+        if "new-line character" in str(error):
+            return [], "lines that end in a carriage return alone, as old Macintosh programs write them"
         return [], f"a header that is not CSV: {error or 'too long'}"
     if texts.problem:
         return [], texts.problem.found

@@ -11,6 +11,7 @@ from ftplatform.data.importing import readers
 from ftplatform.data.importing.conversation import SHAREGPT, dialect_of
 from ftplatform.data.importing.readers import Fields
 from ftplatform.data.importing.row_findings import Report
+from ftplatform.data.text import shorten
 
 DETECTION_ROWS = 100
 
@@ -45,16 +46,23 @@ FORMATS: dict[str, Format] = {
         readers.read_preference,
         frozenset({"prompt", "conversations", "instruction", "input", "system", "tools"}),
     ),
-    "openai-chat": Format((("messages",),), readers.read_chat, _CALLS),
-    "openai-reinforcement": Format((("messages",),), readers.read_reinforcement, _CALLS, keeps_rest=True),
+    "openai-chat": Format((("messages",),), readers.read_chat, _CALLS | {"system"}),
+    "openai-reinforcement": Format((("messages",),), readers.read_reinforcement, _CALLS | {"system"}, keeps_rest=True),
     "sharegpt": Format((("conversations", "messages"),), readers.read_sharegpt, frozenset({"system", "tools"})),
-    "kto": Format((("prompt",), ("completion",), ("label",)), readers.read_kto, frozenset({"system", "tools"})),
+    "kto": Format(
+        (("prompt", "messages"), ("completion", "messages"), ("label", "kto_tag")),
+        readers.read_kto,
+        frozenset({"system", "tools"}),
+    ),
     "prompt-completion": Format((("prompt",), ("completion",)), readers.read_pair, frozenset({"system", "tools"})),
     "alpaca": Format((("instruction",), ("output",)), readers.read_alpaca, frozenset({"input", "system", "history"})),
     "prompt": Format((("prompt",),), readers.read_prompt, frozenset({"system", "tools"}), keeps_rest=True),
     "text": Format((("text",),), readers.read_text),
 }
 """By the ecosystem's names, the more demanding before the ones whose keys they share."""
+
+_LABELS = ("label", "labels", "category", "intent", "class", "target", "sentiment")
+"""What stands beside a text that is to be classified."""
 
 _LISTS_OF_MESSAGES = ("openai-chat", "openai-reinforcement", "sharegpt")
 
@@ -76,9 +84,15 @@ def format_of(example: Mapping[str, Any]) -> str:
         if name in _LISTS_OF_MESSAGES:
             return _kind_of_messages(example)
         # A text with a label is to be classified: learning the text alone would drop what it was labelled for.
-        if name != "text" or "label" not in example:
+        if name != "text" or not label_of(example):
             return name
     return ""
+
+
+def label_of(example: Iterable[str]) -> str:
+    """The key that says what the example's text is an example of; empty when none does."""
+    have = {str(key).casefold(): str(key) for key in example}
+    return next((have[name] for name in _LABELS if name in have), "")
 
 
 def other_format(example: Mapping[str, Any], name: str, fits: bool, detected: bool) -> str:
@@ -96,10 +110,10 @@ def detect(sample: list[tuple[int, Any]]) -> tuple[str, str]:
     seen = ""
     for line, value in sample:
         if not isinstance(value, dict):
-            seen = seen or f"a first value that is no JSON object: {value}"
+            seen = seen or f"a first value that is no JSON object: {shorten(value)}"
         elif found := format_of(value):
             keys = [next(key for key in names if key in value) for names in FORMATS[found].required]
-            return found, f"line {line} has {', '.join(keys)}"
+            return found, f"line {line} has {', '.join(dict.fromkeys(keys))}"
         else:
             seen = (
                 f"an object with the keys {', '.join(map(str, value)) or '(none)'}"
@@ -146,6 +160,9 @@ def _kind_of_messages(example: Mapping[str, Any]) -> str:
     answered = not isinstance(messages, list) or any(
         isinstance(m, dict) and m.get("role") == "assistant" for m in messages
     )
+    # To learn such a chat without its label would teach the bad answers too.
+    if answered and any(isinstance(example.get(key), bool) for key in ("label", "kto_tag")):
+        return "kto"
     # What a grader needs stands beside the messages; a chat example without an answer has only them, and is broken.
-    beside = set(example) - {"messages", "tags"} - _CALLS
+    beside = set(example) - {"messages", "tags", "system"} - _CALLS
     return "openai-reinforcement" if beside and not answered and messages else "openai-chat"

@@ -39,6 +39,19 @@ def parse_json(raw: bytes, ended: bool, report: Report) -> Any:
     return value
 
 
+def read_loosely(raw: bytes) -> Any:
+    """The value for a look at its keys, whatever is wrong with it: of two keys of one name the last, letters of another
+    encoding as Windows-1252 has them. ``Nothing`` when it is no JSON even so."""
+    if len(raw) > LONGEST_LINE:
+        return Nothing
+    for text in (raw, raw.decode("cp1252", "replace")):
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            continue
+    return Nothing
+
+
 def unplain(value: Any, depth: int = 1) -> tuple[str, str] | None:
     """(code, found) of the first thing in ``value`` that cannot be kept as JSON; None when all can."""
     if depth > DEEPEST:

@@ -11,16 +11,15 @@ from typing import Any
 from ftplatform.core.dataset_config import Columns, DatasetConfig
 from ftplatform.data.importing.columnar import batch_blocks, batch_records, columns_of_file
 from ftplatform.data.importing.containers import FileType, Unreadable, file_type, open_stream
-from ftplatform.data.importing.delimited import header_of, table_records
+from ftplatform.data.importing.delimited import delimiter_of, header_of, table_records
 from ftplatform.data.importing.documents import document_records
-from ftplatform.data.importing.formats import DETECTION_ROWS, FORMATS, detect, known_columns, mapped
+from ftplatform.data.importing.formats import DETECTION_ROWS, FORMATS, detect, known_columns, label_of, mapped
 from ftplatform.data.importing.json_array import array_records
-from ftplatform.data.importing.json_values import Nothing, is_cut, parse_json
+from ftplatform.data.importing.json_values import Nothing, is_cut, parse_json, read_loosely
 from ftplatform.data.importing.lines import BLOCK_BYTES, Block, Problem, gather, line_blocks
 
 SYNTHETIC_FILE = "synthetic.jsonl"
 """Rows that ``synthetic_rows`` wrote."""
-_DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +52,10 @@ def open_file(name: str, path: Path, config: DatasetConfig, size: int = BLOCK_BY
         config = config.model_copy(update={"format": "openai-chat", "columns": None})
     kind = file_type(name, path)
     header: tuple[str, ...] = ()
-    if kind.container in _DELIMITERS:
-        names, problem = header_of(open_stream(path, kind.compression), _DELIMITERS[kind.container])
+    delimiter = "\t" if kind.container == "tsv" else ","
+    if kind.container in ("csv", "tsv"):
+        delimiter = delimiter_of(open_stream(path, kind.compression), delimiter)
+        names, problem = header_of(open_stream(path, kind.compression), delimiter)
         if problem:
             raise Unreadable("missing_column", problem)
         header = tuple(names)
@@ -62,12 +63,12 @@ def open_file(name: str, path: Path, config: DatasetConfig, size: int = BLOCK_BY
             raise Unreadable("missing_column", f"two columns of one name; columns: {', '.join(header)}")
     elif kind.is_table:
         header = tuple(columns_of_file(path, kind.container))
-    blocks = _guarded(_blocks(path, kind, len(header), size))
+    blocks = _guarded(_blocks(path, kind, delimiter, len(header), size))
     sample, blocks = _sample(blocks)
     return _reading(name, kind, header, sample, config), blocks
 
 
-def _blocks(path: Path, kind: FileType, columns: int, size: int) -> Iterator[Block]:
+def _blocks(path: Path, kind: FileType, delimiter: str, columns: int, size: int) -> Iterator[Block]:
     if kind.container in ("parquet", "arrow"):
         return batch_blocks(path, kind.container, size)
     stream = open_stream(path, kind.compression)
@@ -77,7 +78,7 @@ def _blocks(path: Path, kind: FileType, columns: int, size: int) -> Iterator[Blo
         return gather(array_records(stream, size), size)
     if kind.container == "text":
         return gather(document_records(stream, size), size)
-    return gather(table_records(stream, _DELIMITERS[kind.container], columns, size), size)
+    return gather(table_records(stream, delimiter, columns, size), size)
 
 
 def _guarded(blocks: Iterator[Block]) -> Iterator[Block]:
@@ -169,8 +170,11 @@ def _reading(
         keys = header or next((tuple(v) for _, v in values if isinstance(v, dict)), ())
         if (chosen := known_columns(keys, tags)) is not None:
             return reading("csv", f"columns {chosen.user}, {chosen.assistant}", chosen)
+        label = label_of(keys) if "text" in keys else ""
+        beside = f" (a text with {label!r} beside it is not taken for a document)" if label else ""
         if kind.is_table:
-            raise Unreadable("missing_column", f"columns: {', '.join(header)}")
+            raise Unreadable("missing_column", f"columns: {', '.join(header)}{beside}")
+        by += beside
     raise _unknown(by, sample)
 
 
@@ -192,7 +196,9 @@ def _quiet(record: Any, ended: bool, header: tuple[str, ...]) -> Any:
     if isinstance(record, Problem):
         return Nothing
     if isinstance(record, bytes):
-        return parse_json(record, ended, _ignore)
+        value = parse_json(record, ended, _ignore)
+        # A row that is bad for a key given twice or a byte of another encoding still shows what the others will be.
+        return value if value is not Nothing else read_loosely(record)
     if isinstance(record, list):
         return dict(zip(header, record, strict=True))
     return {k: v for k, v in record.items() if v is not None}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ftplatform.core.rows import Message
@@ -36,8 +37,8 @@ _LABELS = {True: True, False: False, "true": True, "false": False, "1": True, "0
 
 
 def read_chat(example: Example, report: Report) -> Fields:
-    messages = conversation(read_turns(example["messages"], "messages", report, OPENAI), "messages", report)
-    return {"messages": messages, "tools": read_tools(example, report)}
+    turns = [*_system(example, report), *read_turns(example["messages"], "messages", report, OPENAI)]
+    return {"messages": conversation(turns, "messages", report), "tools": read_tools(example, report)}
 
 
 def read_sharegpt(example: Example, report: Report) -> Fields:
@@ -47,12 +48,12 @@ def read_sharegpt(example: Example, report: Report) -> Fields:
 
 
 def read_reinforcement(example: Example, report: Report) -> Fields:
-    messages = prompt(read_turns(example["messages"], "messages", report, OPENAI), "messages", report)
+    turns = [*_system(example, report), *read_turns(example["messages"], "messages", report, OPENAI)]
     return {
         "kind": "prompt",
-        "messages": messages,
+        "messages": prompt(turns, "messages", report),
         "tools": read_tools(example, report),
-        "extra": _rest(example, {"messages", "tools", "functions", "parallel_tool_calls", "tags"}, report),
+        "extra": _rest(example, {"messages", "system", "tools", "functions", "parallel_tool_calls", "tags"}, report),
     }
 
 
@@ -75,13 +76,20 @@ def read_pair(example: Example, report: Report) -> Fields:
 
 
 def read_kto(example: Example, report: Report) -> Fields:
-    said = example["label"]
+    """TRL's prompt, completion and label; or a chat whose last answer the label is about."""
+    key = "label" if "label" in example else "kto_tag"
+    said = example[key]
     label = (
         _LABELS.get(said.strip().casefold() if isinstance(said, str) else said) if isinstance(said, str | int) else None
     )
     if label is None:
-        report("bad_label", repr(said), path="label")
-    return {**read_pair(example, report), "kind": "labelled", "label": label}
+        report("bad_label", repr(said), path=key)
+    if "messages" not in example:
+        return {**read_pair(example, report), "kind": "labelled", "label": label}
+    fields = read_chat(example, report)
+    before, answer = fields["messages"][:-1], fields["messages"][-1:]
+    messages = (*(replace(m, train=False) if m.train else m for m in before), *answer)
+    return {**fields, "messages": messages, "kind": "labelled", "label": label}
 
 
 def read_alpaca(example: Example, report: Report) -> Fields:

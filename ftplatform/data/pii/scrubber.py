@@ -198,7 +198,7 @@ def _may_hold(row: Row, finder: Finder) -> bool:
         if finder.may_hold(text) or ("\\" in text and is_json(text)):
             return True
     for key, value in row.tags.items():
-        if finder.may_hold(f"{key}: {value}"):
+        if finder.may_hold(f"{key}: {value}") or finder.may_hold(key):
             return True
     for message in (*row.messages, *row.chosen, *row.rejected):
         if message.name is not None and finder.may_hold(message.name):
@@ -224,7 +224,7 @@ def _rewrite(row: Row, change: Change) -> Row:
         )
 
     row = row.map_contents(text)
-    tags = {key: change(value, key, True) for key, value in row.tags.items()}
+    tags = {change(key, "", True): change(value, key, True) for key, value in row.tags.items()}
     if tags != row.tags:
         row = replace(row, tags=tags)
     messages, chosen, rejected = named(row.messages), named(row.chosen), named(row.rejected)

@@ -14,6 +14,8 @@ from ftplatform.data.tables import cell
 from ftplatform.data.tokens.tokenize import IGNORED, TokenizedRow
 
 Ids = NDArray[np.int32] | Sequence[int]
+SHOWN_TOKENS = 4096
+"""Of one row; a document can have a million."""
 
 PAGE_STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
@@ -34,36 +36,50 @@ def supervised_text(ids: Ids, labels: Ids, tokenizer: Tokenizer) -> str:
     return " | ".join(text for text, learned in stretches(ids, labels, tokenizer) if learned)
 
 
-def learned_markdown(rows: Sequence[TokenizedRow], tokenizer: Tokenizer, limit: int = 3) -> str:
-    """A few rows as markdown: what carries loss is bold, the rest plain."""
+def learned_markdown(rows: Sequence[TokenizedRow], tokenizer: Tokenizer, why: Sequence[str] = ()) -> str:
+    """Rows as markdown, which has no colours: what carries loss is bold, the rest plain. ``why`` each is shown may be said."""
     blocks = []
-    for row in rows[:limit]:
+    for row, reason in _with_reasons(rows, why):
         parts = [
-            f"**{shown}**" if learned else shown
-            for text, learned in stretches(row.input_ids, row.labels, tokenizer)
-            if (shown := cell(text).replace("*", "\\*").strip())
+            f"**{text}**" if learned else text
+            for piece, learned in _begin(row, tokenizer)
+            if (text := cell(piece).replace("*", "\\*").strip())
         ]
-        blocks.append(f"`{row.source}`: " + " ".join(parts))
+        blocks.append(f"`{row.source}`{f' ({reason})' if reason else ''}: {' '.join(parts)}{_left(row)}")
     return "\n\n".join(blocks) or "_no rows_"
 
 
-def learned_html(rows: Sequence[TokenizedRow], tokenizer: Tokenizer, limit: int = 3) -> str:
-    """A few rows as HTML: what carries loss is marked green."""
+def learned_html(rows: Sequence[TokenizedRow], tokenizer: Tokenizer, why: Sequence[str] = ()) -> str:
+    """Rows as HTML: what carries loss is marked green."""
     blocks = []
-    for row in rows[:limit]:
+    for row, reason in _with_reasons(rows, why):
         parts = [
             f'<mark style="background:#c9f2d0">{escape(text)}</mark>' if learned else escape(text)
-            for text, learned in stretches(row.input_ids, row.labels, tokenizer)
+            for text, learned in _begin(row, tokenizer)
         ]
-        blocks.append(f"<p><b>{escape(row.source)}</b></p><pre style='white-space:pre-wrap'>{''.join(parts)}</pre>")
+        head = f"<b>{escape(row.source)}</b>{f' ({escape(reason)})' if reason else ''}"
+        blocks.append(f"<p>{head}</p><pre style='white-space:pre-wrap'>{''.join(parts)}{_left(row)}</pre>")
     return "".join(blocks)
 
 
-def learned_page(rows: Sequence[TokenizedRow], tokenizer: Tokenizer, title: str) -> str:
+def learned_page(rows: Sequence[TokenizedRow], tokenizer: Tokenizer, title: str, why: Sequence[str] = ()) -> str:
     """A page of its own, for a browser without a network; every row given is on it."""
     counts = f"{len(rows)} rows. Green text carries loss: the model learns to write it. It reads the rest."
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"
         f"<style>{PAGE_STYLE}</style><h1>{escape(title)}</h1><p>{counts}</p>"
-        f"{learned_html(rows, tokenizer, len(rows))}</html>\n"
+        f"{learned_html(rows, tokenizer, why)}</html>\n"
     )
+
+
+def _with_reasons(rows: Sequence[TokenizedRow], why: Sequence[str]) -> Iterator[tuple[TokenizedRow, str]]:
+    return zip(rows, why or [""] * len(rows), strict=True)
+
+
+def _begin(row: TokenizedRow, tokenizer: Tokenizer) -> Iterator[tuple[str, bool]]:
+    return stretches(row.input_ids[:SHOWN_TOKENS], row.labels[:SHOWN_TOKENS], tokenizer)
+
+
+def _left(row: TokenizedRow) -> str:
+    left = len(row.input_ids) - SHOWN_TOKENS
+    return f" … and {left} tokens more" if left > 0 else ""

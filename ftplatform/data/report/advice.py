@@ -125,7 +125,8 @@ class Advice:
         if row.kind == "text":
             self.answers.add(row.text)
             return
-        prompt = next((m.content for m in row.messages if m.role == "user"), None)
+        # The last question: first ones are often no more than a greeting.
+        prompt = next((m.content for m in reversed(row.messages) if m.role == "user"), None)
         if prompt is not None:
             self.prompts.add(prompt)
         last = (row.chosen or row.messages)[-1:]

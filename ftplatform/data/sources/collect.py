@@ -11,6 +11,7 @@ import yaml
 
 from ftplatform.core.dataset_config import FILE_NAME, parse_dataset_config
 from ftplatform.core.errors import InvalidConfig, InvalidKey, NotFound
+from ftplatform.data.importing.settings_file import read_settings
 from ftplatform.data.sources.download import MAX_BYTES, download, is_address, parse_address, read_list
 from ftplatform.data.sources.hf_folder import Found, look, with_splits
 
@@ -93,10 +94,7 @@ def _add_splits(made: Collected, found: Found, scratch: Path) -> None:
 def _read(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"{path} cannot be read as YAML: {error}") from error
+    value = read_settings(path.read_bytes(), str(path))
     if value is not None and not isinstance(value, dict):
         raise InvalidConfig(f"{path}: accepted are fields and their values, found {type(value).__name__}")
     return value or {}

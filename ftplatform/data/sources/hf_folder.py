@@ -48,7 +48,7 @@ def look(folder: Path, subset: str | None = None) -> Found:
 
     Raises:
         InvalidConfig: several subsets and none chosen, or one that does not exist.
-        DataRefused: no data, two files of one name, pointers of git-lfs in place of files, or a saved selection without its rows.
+        DataRefused: no data, two files of one name, pointers of git-lfs in place of files, links out of the folder, or a saved selection without its rows.
     """
     if (folder / "dataset_dict.json").is_file():
         splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
@@ -61,6 +61,12 @@ def look(folder: Path, subset: str | None = None) -> Found:
         raise DataRefused(
             f"{folder}: no data; accepted are files that end in {', '.join(DATA_SUFFIXES)}, also compressed"
         )
+    settings = folder / FILE_NAME
+    if astray := [path for path in (*(path for path, _ in chosen), settings) if _leads_out(folder, path)]:
+        raise DataRefused(
+            f"{folder}: {', '.join(map(str, astray[:3]))} leads to a file outside of the folder, which could be any of "
+            "this machine. Copy the file into the folder, or delete the link"
+        )
     files: dict[str, Path] = {}
     sides: dict[str, str] = {}
     for path, split in chosen:
@@ -72,7 +78,6 @@ def look(folder: Path, subset: str | None = None) -> Found:
                 raise DataRefused(f"{path} is a pointer of git-lfs and not the file: run `git lfs pull` in {folder}")
         files[name] = path
         sides[name] = side(split) if split is not None else "train"
-    settings = folder / FILE_NAME
     return Found(files, sides, settings if settings.is_file() else None)
 
 
@@ -122,6 +127,14 @@ def _hub(folder: Path, subset: str | None) -> list[tuple[Path, str | None]]:
     elif subset is not None:
         present = [path for path in present if subset in path.relative_to(folder).parts]
     return [(path, _split_of(folder, path)) for path in present]
+
+
+def _leads_out(folder: Path, path: Path) -> bool:
+    """Whether a link or a path with ``..`` ends elsewhere; the hub's cache keeps the files of ``snapshots/<revision>`` in ``blobs``."""
+    root = folder.resolve()
+    target = path.resolve()
+    cached = root.parent.name == "snapshots" and target.is_relative_to(root.parent.parent / "blobs")
+    return not (target.is_relative_to(root) or cached)
 
 
 def _is_data(folder: Path, path: Path) -> bool:

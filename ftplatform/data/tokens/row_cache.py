@@ -1,8 +1,8 @@
 """Tokens found again by what a row says: a dataset that grew by one row in a hundred is tokenized by one in a hundred.
 
 Every row has a key, the hash of its content without where it came from. Blocks of tokenized rows are objects in the
-store; a document per block, under the name of everything else that decides the tokens (tokenizer, template, code), names
-the block and its keys. So rows are found whatever order or file they stand in now, and a run that was killed goes on
+store; a document per block, ``tokens/<tenant>/<dataset>/<digest of everything else that decides the tokens>/<block>`` (tokenizer,
+template, stop tokens, code), names the block and its keys. So rows are found whatever order or file they stand in now, and a run that was killed goes on
 from the blocks it had finished. Lengths and packing are applied afterwards and are no part of the name.
 """
 
@@ -12,13 +12,15 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from ftplatform.data.tokens.ragged import ragged, starts_of, sums
+from ftplatform.data.tokens.figures import Figures, joined
+from ftplatform.data.tokens.ragged import ragged, starts_of
 from ftplatform.data.tokens.tokenize import TokenBlock
 from ftplatform.store import ObjectStore
 
@@ -26,6 +28,8 @@ Keys = NDArray[np.bytes_]
 """[N] of 16 bytes."""
 _KEY = "S16"
 _ELSEWHERE = ("source", "tags")
+_DOCS = "tokens"
+_FILES = ("ids", "learned", "extra")
 
 
 def keys_of(lines: Iterable[bytes]) -> tuple[Keys, set[str]]:
@@ -56,36 +60,22 @@ class Index:
         return np.where(self.ordered[at] == keys, self.order[at], -1)
 
 
-@dataclass(frozen=True, slots=True)
-class Sequences:
-    """Figures of S sequences, without their tokens."""
-
-    lengths: NDArray[np.int64]
-    """[S]"""
-    turns: NDArray[np.int32]
-    """[S] turns that carry loss."""
-    supervised: NDArray[np.int64]
-    """[S] tokens that carry loss and can be predicted: all learned ones but the first token."""
-    stops: NDArray[np.int64]
-    """[S] learned stop tokens."""
-
-
 class TokenBook:
-    """The blocks under one ``name``. Tokens in use lie in two flat files in ``folder``, five bytes each, mapped on read."""
+    """The blocks under one ``name``. Tokens and extras in use lie in flat files in ``folder``, five bytes a token, mapped on read;
+    in memory stay about 60 bytes a row.
+    """
 
-    def __init__(self, store: ObjectStore, name: str, folder: Path, stop_ids: Iterable[int]) -> None:
-        self._store, self._name = store, name
-        self._ids, self._learned = folder / "ids", folder / "learned"
-        self._ids.touch()
-        self._learned.touch()
-        self._stop_ids = np.array(sorted(stop_ids), dtype=np.int32)
+    def __init__(self, store: ObjectStore, name: str, folder: Path) -> None:
+        self._store, self._name, self._folder = store, name, folder
+        for kind in _FILES:
+            (folder / kind).touch()
         self._blocks: list[str] = []
         self._firsts: dict[int, int] = {}
         self._keys: list[Keys] = []
-        self._parts: list[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]] = []
-        self._extra: list[bytes] = []
+        self._figures: list[Figures] = []
+        self._extra_lengths: list[NDArray[np.int64]] = []
         self._loaded = 0
-        for document in store.list_docs(f"tokens/{name}"):
+        for document in store.list_docs(f"{_DOCS}/{name}"):
             found = store.get_doc(document)
             if store.has(found["block"]) and store.has(found["keys"]):
                 self._blocks.append(found["block"])
@@ -97,12 +87,12 @@ class TokenBook:
         order = np.argsort(every, kind="stable")
         return Index(every[order], order)
 
-    def add(self, keys: Keys, block: TokenBlock) -> None:
+    def add(self, keys: Keys, block: TokenBlock, figures: Figures) -> None:
         """Store a block; from now on, also after a kill, its rows are known."""
-        digest = self._store.put_bytes(to_bytes(block))
+        digest = self._store.put_bytes(to_bytes(block, figures))
         listed = self._store.put_bytes(keys.tobytes())
-        self._store.put_doc(f"tokens/{self._name}/{digest}", {"block": digest, "keys": listed})
-        self._firsts[len(self._blocks)] = self._append(block)
+        self._store.put_doc(f"{_DOCS}/{self._name}/{digest}", {"block": digest, "keys": listed})
+        self._firsts[len(self._blocks)] = self._append(block, figures)
         self._blocks.append(digest)
         self._keys.append(keys)
 
@@ -114,49 +104,70 @@ class TokenBook:
         block = np.searchsorted(ends, places, side="right")
         for number in np.unique(block).tolist():
             if number not in self._firsts:
-                self._firsts[number] = self._append(from_bytes(self._store.get_bytes(self._blocks[number])))
+                self._firsts[number] = self._append(*from_bytes(self._store.get_bytes(self._blocks[number])))
         firsts = np.array([self._firsts.get(number, -1) for number in range(len(ends))], dtype=np.int64)
         begins = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) if len(ends) else ends
         rows: NDArray[np.int64] = firsts[block] + places - begins[block]
         return rows
 
-    def sequences(self) -> Sequences:
-        """Of all rows read so far, in the order of their row numbers."""
-        none = (np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64))
-        return Sequences(*(np.concatenate(column) for column in zip(none, *self._parts, strict=True)))
+    def figures(self) -> Figures:
+        """Of all sequences read so far, in the order of their row numbers."""
+        if len(self._figures) != 1:
+            self._figures = [joined(self._figures)]
+            self._extra_lengths = [np.concatenate([np.zeros(0, np.int64), *self._extra_lengths])]
+        return self._figures[0]
 
-    def take(self, numbers: NDArray[np.int64], lengths: NDArray[np.int64], per_row: int) -> TokenBlock:
-        """The sequences with these numbers, in that order; ``lengths`` are those of all sequences."""
-        ids = np.memmap(self._ids, np.int32, "r") if self._ids.stat().st_size else np.zeros(0, np.int32)
-        learned = np.memmap(self._learned, np.bool_, "r") if self._learned.stat().st_size else np.zeros(0, np.bool_)
-        at = ragged(starts_of(lengths)[numbers], lengths[numbers])
-        turns = np.zeros(len(numbers), dtype=np.int32)
-        extra = tuple(self._extra[i // per_row] for i in numbers[::per_row].tolist())
-        return TokenBlock(ids[at], learned[at], lengths[numbers], turns, extra)
+    def take(self, numbers: NDArray[np.int64], per_row: int) -> TokenBlock:
+        """The sequences with these numbers, in that order; those of a row stand side by side."""
+        figures = self.figures()
+        lengths = figures.lengths[numbers]
+        at = ragged(starts_of(figures.lengths)[numbers], lengths)
+        rows = numbers[::per_row] // per_row
+        sizes = self._extra_lengths[0][rows]
+        text = self._mapped("extra", np.uint8)[ragged(starts_of(self._extra_lengths[0])[rows], sizes)].tobytes()
+        ids, learned = self._mapped("ids", np.int32)[at], self._mapped("learned", np.bool_)[at]
+        return TokenBlock(ids, learned, lengths, figures.turns[numbers], _cut(text, sizes))
 
-    def _append(self, block: TokenBlock) -> int:
+    def _mapped(self, kind: str, dtype: Any) -> NDArray[Any]:
+        path = self._folder / kind
+        return np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
+
+    def _append(self, block: TokenBlock, figures: Figures) -> int:
         """Put the block's tokens into the flat files; returns the number of its first row."""
-        with self._ids.open("ab") as ids, self._learned.open("ab") as learned:
-            ids.write(block.ids.tobytes())
-            learned.write(block.learned.tobytes())
-        counted = block.learned.copy()
-        counted[starts_of(block.lengths)[block.lengths > 0]] = False
-        stops = block.learned & np.isin(block.ids, self._stop_ids)
-        self._parts.append(
-            (
-                block.lengths,
-                block.turns,
-                sums(counted.astype(np.int64), block.lengths),
-                sums(stops.astype(np.int64), block.lengths),
-            )
-        )
+        for kind, data in zip(
+            _FILES, (block.ids.tobytes(), block.learned.tobytes(), b"".join(block.extra)), strict=True
+        ):
+            with (self._folder / kind).open("ab") as stream:
+                stream.write(data)
+        self._figures.append(figures)
+        self._extra_lengths.append(np.array([len(one) for one in block.extra], dtype=np.int64))
         first = self._loaded
         self._loaded += len(block.extra)
-        self._extra += block.extra
         return first
 
 
-def to_bytes(block: TokenBlock) -> bytes:
+def documents_of(store: ObjectStore, dataset: str) -> list[str]:
+    """Names of the documents through which the tokens of a dataset's rows are found, of every base model that read it."""
+    return store.list_docs(f"{_DOCS}/{dataset}")
+
+
+def forget(store: ObjectStore, dataset: str) -> list[str]:
+    """Drop every kept token of a dataset; its rows are tokenized again when they are next asked for.
+
+    Gives the objects (blocks of tokens, and their lists of keys) that no kept block names any more. Their bytes still stand in
+    the store, which deletes documents and no objects: whoever erases removes these too.
+    """
+    dropped = documents_of(store, dataset)
+    named = {digest for name in dropped for digest in store.get_doc(name).values()}
+    for name in dropped:
+        store.delete_doc(name)
+    if named:
+        # The same rows in another dataset are the same objects.
+        named -= {digest for name in store.list_docs(_DOCS) for digest in store.get_doc(name).values()}
+    return sorted(named)
+
+
+def to_bytes(block: TokenBlock, figures: Figures) -> bytes:
     """Two bytes a token where the vocabulary allows it, and a bit for what is learned."""
     small = not len(block.ids) or int(block.ids.max()) < 1 << 16
     data: bytes = save(
@@ -165,6 +176,9 @@ def to_bytes(block: TokenBlock) -> bytes:
             "learned": np.packbits(block.learned),
             "lengths": block.lengths.astype(np.int32),
             "turns": block.turns,
+            "supervised": figures.supervised,
+            "stopped": figures.stopped,
+            "unended": figures.unended.astype(np.uint8),
             "extra": np.frombuffer(b"".join(block.extra), dtype=np.uint8),
             "extra_lengths": np.array([len(one) for one in block.extra], dtype=np.int32),
         }
@@ -172,10 +186,15 @@ def to_bytes(block: TokenBlock) -> bytes:
     return data
 
 
-def from_bytes(data: bytes) -> TokenBlock:
+def from_bytes(data: bytes) -> tuple[TokenBlock, Figures]:
     arrays = load(data)
-    ids = arrays["ids"].astype(np.int32)
-    text, ends = arrays["extra"].tobytes(), np.cumsum(arrays["extra_lengths"]).tolist()
-    extra = tuple(text[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)) if ends else ()
+    ids, lengths, turns = arrays["ids"].astype(np.int32), arrays["lengths"].astype(np.int64), arrays["turns"]
     learned = np.unpackbits(arrays["learned"], count=len(ids)).astype(np.bool_)
-    return TokenBlock(ids, learned, arrays["lengths"].astype(np.int64), arrays["turns"], extra)
+    extra = _cut(arrays["extra"].tobytes(), arrays["extra_lengths"])
+    figures = Figures(lengths, turns, arrays["supervised"], arrays["stopped"], arrays["unended"].astype(np.bool_))
+    return TokenBlock(ids, learned, lengths, turns, extra), figures
+
+
+def _cut(text: bytes, lengths: NDArray[Any]) -> tuple[bytes, ...]:
+    ends = np.cumsum(lengths).tolist()
+    return tuple(text[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)) if ends else ()

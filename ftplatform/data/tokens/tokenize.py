@@ -17,7 +17,6 @@ from ftplatform.core.errors import DataRefused
 from ftplatform.core.rows import Row
 from ftplatform.data.rendering.render import ChatTemplate
 from ftplatform.data.tokens.encoding import Encoder
-from ftplatform.data.tokens.ragged import starts_of
 
 IGNORED = -100
 """The label without loss, as torch's cross entropy has it."""
@@ -132,18 +131,21 @@ def tokenize_rows(
     too_long: list[dict[str, Any]] = []
     for start in range(0, len(rows), _BATCH):
         batch = rows[start : start + _BATCH]
-        block = tokenize(batch)
         sources = [row.source for row in batch for _ in range(2 if row.kind == "preference" else 1)]
-        for source, at, length, turns in zip(
-            sources, starts_of(block.lengths).tolist(), block.lengths.tolist(), block.turns.tolist(), strict=True
-        ):
-            if length > max_length:
-                too_long.append({"source": source, "tokens": length})
-                continue
-            ids = block.ids[at : at + length]
-            labels = np.where(block.learned[at : at + length], ids, np.int32(IGNORED))
-            done.append(TokenizedRow(source, ids, labels, turns))
+        for one in rows_of_block(tokenize(batch), sources):
+            if len(one.input_ids) > max_length:
+                too_long.append({"source": one.source, "tokens": len(one.input_ids)})
+            else:
+                done.append(one)
     return Tokenized(done, too_long, max_length)
+
+
+def rows_of_block(block: TokenBlock, sources: Sequence[str]) -> list[TokenizedRow]:
+    """A block's sequences as arrays of their own; ``sources`` [S]."""
+    labels = np.where(block.learned, block.ids, np.int32(IGNORED))
+    borders = np.cumsum(block.lengths)[:-1]
+    columns = sources, np.split(block.ids, borders), np.split(labels, borders), block.turns.tolist()
+    return [TokenizedRow(*one) for one in zip(*columns, strict=True)] if len(sources) else []
 
 
 def control_tokens(tokenizer: Tokenizer, template: ChatTemplate) -> tuple[str, ...]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from ftplatform.data.blocks import read_blocks, rows_of
-from ftplatform.data.rendering.chat_format import ChatFormat, load_chat_format
-from ftplatform.data.tokens.row_cache import Keys, Sequences, TokenBook, keys_of
+from ftplatform.data.tokens.base_text import BaseText, open_text
+from ftplatform.data.tokens.figures import Figures, measure
+from ftplatform.data.tokens.fitted import Fitted, fit
+from ftplatform.data.tokens.row_cache import Keys, TokenBook, keys_of
 from ftplatform.data.tokens.shards import Layout, ShardWriter, Written
-from ftplatform.data.tokens.tokenize import RowTokenizer, TokenBlock
+from ftplatform.data.tokens.tokenize import TokenBlock
 from ftplatform.data.workers import Workers, map_ordered
 
 BLOCK_ROWS = 2000
@@ -35,19 +36,20 @@ class FileTokens:
     """Rows that had to be tokenized; the others were known."""
 
 
-def tokenize_file(book: TokenBook, text: Path, path: Path, workers: Workers = 1) -> FileTokens:
+def tokenize_file(book: TokenBook, base: BaseText, path: Path, workers: Workers = 1) -> FileTokens:
     """See to it that ``book`` knows every row of the canonical JSONL file ``path``.
 
-    ``text`` is the folder with the base model's tokenizer and template, on a disk that every worker sees.
+    Every worker reads the base model's tokenizer and template from the store by itself, once.
 
     Raises:
-        DataRefused, InvalidConfig: as ``data.tokenize.RowTokenizer``.
+        DataRefused, InvalidConfig: as ``RowTokenizer``.
+        NotFound: a worker cannot see the store: a folder of this machine, and the worker is on another.
     """
     before = book.index()
     keys: list[Keys] = []
     kinds: set[str] = set()
 
-    def missing() -> Iterator[tuple[str, bytes]]:
+    def missing() -> Iterator[tuple[BaseText, bytes]]:
         waiting: list[bytes] = []
         size = 0
         for block in read_blocks(path):
@@ -61,14 +63,14 @@ def tokenize_file(book: TokenBook, text: Path, path: Path, workers: Workers = 1)
                 waiting.append(line)
                 size += len(line)
                 if len(waiting) == BLOCK_ROWS or size >= BLOCK_BYTES:
-                    yield str(text), b"\n".join(waiting)
+                    yield base, b"\n".join(waiting)
                     waiting, size = [], 0
         if waiting:
-            yield str(text), b"\n".join(waiting)
+            yield base, b"\n".join(waiting)
 
     made = 0
-    for its_keys, its_kinds, tokens in map_ordered(_tokenize, missing(), workers):
-        book.add(its_keys, tokens)
+    for its_keys, its_kinds, tokens, figures in map_ordered(_tokenize, missing(), workers):
+        book.add(its_keys, tokens, figures)
         made += len(its_keys)
         if not len(before.ordered):
             keys.append(its_keys)
@@ -76,64 +78,34 @@ def tokenize_file(book: TokenBook, text: Path, path: Path, workers: Workers = 1)
     return FileTokens(np.concatenate([np.zeros(0, "S16"), *keys]), frozenset(kinds), made)
 
 
-def _tokenize(item: tuple[str, bytes]) -> tuple[Keys, set[str], TokenBlock]:
-    text, block = item
+def _tokenize(item: tuple[BaseText, bytes]) -> tuple[Keys, set[str], TokenBlock, Figures]:
+    base, block = item
     keys, kinds = keys_of(block.split(b"\n"))
-    return keys, kinds, _row_tokenizer(text)(rows_of(block))
-
-
-@cache
-def _row_tokenizer(text: str) -> RowTokenizer:
-    """Once per process: a large tokenizer takes seconds to read."""
-    found: ChatFormat = load_chat_format(Path(text))
-    return RowTokenizer(found.tokenizer, found.template)
+    tokenize, stop_ids = open_text(base)
+    tokens = tokenize(rows_of(block))
+    return keys, kinds, tokens, measure(tokens, stop_ids)
 
 
 @dataclass(frozen=True, slots=True)
 class SplitShards:
     written: Written
-    figures: Sequences
-    """Of the sequences that are in the shards, in the order of the rows asked for."""
-    kept: NDArray[np.int64]
-    """Places, among the rows asked for, of those in the shards."""
-    too_long: NDArray[np.int64]
-    """Places of those left out, whole."""
-    longest: NDArray[np.int64]
-    """Tokens of the longer sequence of each row in ``too_long``."""
-    first: tuple[TokenBlock, ...]
-    """The first few rows, one block each, to look at."""
+    rows: Fitted
 
 
-def write_split(
-    book: TokenBook, keys: Keys, layout: Layout, max_length: int, writer: ShardWriter, shown: int = 3
-) -> SplitShards:
+def write_split(book: TokenBook, keys: Keys, layout: Layout, max_length: int, writer: ShardWriter) -> SplitShards:
     """Gather the rows with these keys, in this order, leave out what is too long, and write the rest as shards.
 
     A document of the text layout is never too long: it is cut.
     """
-    per_row = 2 if layout == "preference" else 1
-    rows = book.rows(keys)
-    figures = book.sequences()
-    numbers = (rows[:, None] * per_row + np.arange(per_row)).reshape(-1)
-    lengths = figures.lengths[numbers].reshape(-1, per_row)
-    fits = (lengths > 0).all(1) & ((lengths <= max_length).all(1) | (layout == "text"))
-    kept, too_long = np.flatnonzero(fits), np.flatnonzero(~fits)
-    sequences = numbers.reshape(-1, per_row)[kept]
-    ends = np.cumsum(lengths[kept].sum(1))
+    numbers = book.rows(keys)
+    rows = fit(book.figures(), numbers, layout, max_length)
+    ends = np.cumsum(rows.figures.lengths.reshape(-1, rows.per_row).sum(1))
     # Windows end at rows, so that a pair is never in two files.
     borders = np.searchsorted(ends, np.arange(WINDOW_TOKENS, int(ends[-1]) if len(ends) else 0, WINDOW_TOKENS))
-    for window in np.split(sequences, borders):
+    for window in np.split(rows.sequences, borders * rows.per_row):
         if len(window):
-            writer.add(book.take(window.reshape(-1), figures.lengths, per_row))
-    flat = sequences.reshape(-1)
-    return SplitShards(
-        writer.close(),
-        Sequences(figures.lengths[flat], figures.turns[flat], figures.supervised[flat], figures.stops[flat]),
-        kept,
-        too_long,
-        lengths[too_long].max(1, initial=0),
-        tuple(book.take(one, figures.lengths, per_row) for one in sequences[:shown]),
-    )
+            writer.add(book.take(window, rows.per_row))
+    return SplitShards(writer.close(), rows)
 
 
 def sources_of(files: Sequence[Path], places: Sequence[int]) -> dict[int, str]:
@@ -154,5 +126,6 @@ def tag_values(path: Path, tag: str) -> list[str]:
     values: list[str] = []
     for block in read_blocks(path):
         rows: list[dict[str, Any]] = [orjson.loads(line) for line in block.split(b"\n") if line]
-        values += [row.get("tags", {}).get(tag, "") for row in rows]
+        # One string per value and not per row: a million rows have a handful.
+        values += [sys.intern(row.get("tags", {}).get(tag, "")) for row in rows]
     return values
