@@ -64,8 +64,12 @@ class Hardware(Frozen):
 
     memory_gb: float = Field(gt=0)
     bf16_tflops: float = Field(gt=0)
+    fp8_tflops: float | None = Field(None, gt=0)
+    """None where the device has no fp8 matrix units."""
     bandwidth_gb_s: float = Field(gt=0)
     interconnect: Interconnect
+    network_gb_s: float = Field(0.0, ge=0)
+    """Between nodes, per node and direction; 0 where jobs of several nodes are not offered."""
     price: Price
     kubernetes: PodShare
 

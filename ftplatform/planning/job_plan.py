@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ftplatform.core.checks import CheckResult
 from ftplatform.core.manifests import BaseModel, CuratedDataset
+from ftplatform.core.methods import find_method
 from ftplatform.core.plan import PinnedChampion, PinnedSuite, Placement, Plan
 from ftplatform.core.recipe import Recipe
 from ftplatform.planning.hardware import Hardware, HardwareCatalogue
-from ftplatform.planning.memory import estimate_memory
+from ftplatform.planning.memory import Layout, estimate_memory
+from ftplatform.planning.options import Measured
+from ftplatform.planning.servable import Engine, Servable, servable
+from ftplatform.planning.setup import Setup, trained_parameters
 from ftplatform.planning.shapes import ModelShape
-
-FILL = 0.95
-"""Share of a packed sequence that best-fit packing fills; 0.98 to 0.99 was measured, short datasets reach less."""
-UTILISATION = (0.15, 0.45)
-"""Model FLOPs utilisation, worst and best: published fine-tuning runs of dense models lie between; measured runs replace it later."""
-OVERHEAD_SECONDS = (15.0, 90.0)
-"""Start of the payload, loading and saving, evaluation's load: from a warm laptop to a cold node with its image present."""
-CONTEXT_GB = {True: 1.5, False: 0.5}
-"""What CUDA and its libraries, or the CPU build of torch, take by themselves."""
+from ftplatform.planning.speed import FILL, OVERHEAD_SECONDS, UTILISATION, hours, span
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +34,20 @@ class Inputs:
 
 
 def make_plan(
-    recipe: Recipe, inputs: Inputs, hardware: HardwareCatalogue, *, default_gpu: str, local: bool
+    recipe: Recipe,
+    inputs: Inputs,
+    hardware: HardwareCatalogue,
+    *,
+    default_gpu: str,
+    local: bool,
+    engine: Engine = "embedded",
+    measured: Measured | None = None,
 ) -> tuple[Plan, list[CheckResult]]:
     """Resolve the recipe and return the plan with its checks.
 
     ``default_gpu`` is the catalogue entry that ``gpu: auto`` means; where payloads run on this machine (``local``) it is the only
-    one there is, and the recipe's wish is recorded and not followed.
+    one there is, and the recipe's wish is recorded and not followed. ``engine`` is the one that has to serve the result. ``measured``
+    gives what finished jobs of this base model needed, in place of the catalogue's rates.
 
     Raises:
         PlanRefused: a model or LoRA target that cannot be sized.
@@ -57,21 +61,21 @@ def make_plan(
     if not device.is_gpu and training.precision == "bf16":
         training = training.model_copy(update={"precision": "fp32"})
         reasons.append("fp32 instead of bf16: on a CPU bf16 saves no time.")
-    full = recipe.parameterisation == "full"
-    trainable = shape.parameters if full else shape.lora_parameters(recipe.lora.rank, recipe.lora.target_modules)
-    reasons.append(f"{trainable:,} of {shape.parameters:,} weights are trained ({recipe.parameterisation}).")
+    setup = replace(Setup.from_recipe(recipe), precision=training.precision)
+    trainable = trained_parameters(setup, shape)
+    reasons.append(f"{trainable:,} of {shape.parameters:,} weights are trained ({setup.name}).")
 
+    known = measured(setup, training.max_length, gpu) if measured else None
+    correction = known.memory_ratio[1] if known else 1.0
     per_gpu = max(1, training.batch_size // gpus)
-    sizes = {
-        "trainable": trainable,
-        "full": full,
-        "bytes_per_value": 4 if training.precision == "fp32" else 2,
-        "length": training.max_length,
-    }
+    pairs = find_method(recipe.method).sequences
     micro, memory = per_gpu, None
     for micro in (m for m in range(per_gpu, 0, -1) if per_gpu % m == 0):
-        memory = estimate_memory(shape, micro_batch=micro, context_gb=CONTEXT_GB[device.is_gpu], **sizes)  # type: ignore[arg-type]
-        if memory.total <= device.memory_gb:
+        layout = Layout(
+            micro_batch=micro * pairs, length=training.max_length, gpus=gpus, strategy="single" if gpus == 1 else "ddp"
+        )
+        memory = estimate_memory(shape, setup, layout, gpu=device.is_gpu)
+        if memory.total * correction <= device.memory_gb:
             break
     assert memory is not None
     accumulation = per_gpu // micro
@@ -83,13 +87,19 @@ def make_plan(
     tokens = int(inputs.train_tokens / (1 - recipe.replay))
     sequences = math.ceil(tokens / (training.max_length * FILL))
     steps = steps_for(sequences, training.batch_size, training.epochs, training.max_steps)
-    hours = _hours(shape, full, steps * training.batch_size * training.max_length, device, gpus)
+    positions = steps * training.batch_size * training.max_length * pairs
+    duration = (
+        hours(shape, setup, layout, positions, device, measured=known)
+        if device.is_gpu or known
+        else _cpu_hours(setup, shape, positions, device)
+    )
     rate = device.hourly(gpus=gpus, spot=recipe.hardware.spot and device.price.spot is not None)
-    price = (round(hours[0] * rate, 6), round(hours[1] * rate, 6))
+    price = (round(duration[0] * rate, 6), round(duration[1] * rate, 6))
     reasons.append(
-        f"{steps} steps over about {tokens:,} tokens: {_span(hours)} at {rate:g} {hardware.currency} per hour."
+        f"{steps} steps over about {tokens:,} tokens: {span(duration)} at {rate:g} {hardware.currency} per hour."
     )
 
+    served = servable(setup, engine)
     plan = Plan(
         dataset=inputs.curated.dataset,
         recipe=str(recipe.key),
@@ -99,6 +109,7 @@ def make_plan(
         champion=inputs.champion,
         suites=inputs.suites,
         method=recipe.method,
+        method_options=recipe.method_options,
         parameterisation=recipe.parameterisation,
         lora=recipe.lora,
         training=training,
@@ -117,13 +128,13 @@ def make_plan(
             image=recipe.image,
         ),
         memory_gb=memory,
-        hours=hours,
+        hours=duration,
         price=price,
         currency=hardware.currency,
-        servable=True,
+        servable=served.ok,
         reasons=tuple(reasons),
     )
-    return plan, _checks(recipe, plan, device, shape, per_gpu * gpus == training.batch_size)
+    return plan, _checks(recipe, plan, device, shape, per_gpu * gpus == training.batch_size, served)
 
 
 def steps_for(sequences: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
@@ -142,22 +153,18 @@ def _device(recipe: Recipe, default_gpu: str, local: bool, reasons: list[str]) -
     return default_gpu, 1
 
 
-def _hours(shape: ModelShape, full: bool, tokens: int, device: Hardware, gpus: int) -> tuple[float, float]:
-    # 2 FLOPs per weight and token forward, 2 for the gradient of activations, 2 for that of weights, which LoRA's frozen ones skip.
-    flops = (6 if full else 4) * shape.parameters * tokens
-    peak = device.bf16_tflops * 1e12 * gpus
+def _cpu_hours(setup: Setup, shape: ModelShape, tokens: int, device: Hardware) -> tuple[float, float]:
+    # Attention is a few percent here, and the interval a factor of three; nothing is read from afar.
+    peak = device.bf16_tflops * 1e12
+    flops = (6 if setup.full else 4) * shape.parameters * tokens
     low = flops / (peak * UTILISATION[1]) + OVERHEAD_SECONDS[0]
     high = flops / (peak * UTILISATION[0]) + OVERHEAD_SECONDS[1]
     return round(low / 3600, 6), round(high / 3600, 6)
 
 
-def _span(hours: tuple[float, float]) -> str:
-    if hours[1] < 1:
-        return f"{hours[0] * 60:.1f} to {hours[1] * 60:.1f} minutes"
-    return f"{hours[0]:.1f} to {hours[1]:.1f} hours"
-
-
-def _checks(recipe: Recipe, plan: Plan, device: Hardware, shape: ModelShape, batch_divides: bool) -> list[CheckResult]:
+def _checks(
+    recipe: Recipe, plan: Plan, device: Hardware, shape: ModelShape, batch_divides: bool, served: Servable
+) -> list[CheckResult]:
     budget = recipe.hardware.max_price
     placement, spot_sold, on_node = plan.placement, device.price.spot is not None, device.kubernetes.max_per_pod
     conditions = {
@@ -188,9 +195,7 @@ def _checks(recipe: Recipe, plan: Plan, device: Hardware, shape: ModelShape, bat
             + (f", budget {budget:g}" if budget is not None else ", no budget set"),
             numbers={"price_low": plan.price[0], "price_high": plan.price[1]},
         ),
-        CheckResult(
-            "servable", plan.servable, message="the embedded engine serves LoRA on linear layers and full weights"
-        ),
+        CheckResult("servable", plan.servable, message=served.why),
     ]
 
 

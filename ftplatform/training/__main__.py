@@ -15,8 +15,9 @@ from ftplatform.store.payload_io import PayloadIO, run_payload
 
 def main(spec: PayloadSpec, io: PayloadIO, store: ObjectStore) -> PayloadResult:
     if isinstance(spec, TrainSpec):
-        # Plain LoRA and full training use neither; peft and accelerate import both wherever they are installed.
-        sys.modules.update({"bitsandbytes": None, "deepspeed": None})  # type: ignore[dict-item]
+        # peft and accelerate import both wherever they are installed, which costs seconds; few trainings use them.
+        unused = {"deepspeed"} if spec.training.uses_bitsandbytes else {"deepspeed", "bitsandbytes"}
+        sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]
         from ftplatform.training.sft import train
 
         return train(spec, io, store)

@@ -30,7 +30,7 @@ def fingerprint(base: Path, weights: Path, kind: str, prompt_ids: list[int]) -> 
     eval mode.
     """
     model = load_base(weights if kind == "full" else base)
-    if kind == "lora":
+    if kind != "full":
         model = PeftModel.from_pretrained(model, str(weights))
     model.eval()
     ids, logprobs = list(prompt_ids), []

@@ -47,16 +47,30 @@ class LabelledLogits:
             did
                 not engage; such an architecture is not supported.
         """
-        self._labelled = rows.targets != IGNORED
-        targets = rows.targets[self._labelled]
+        labelled = rows.targets != IGNORED
+        logits = self.packed_logits(model, rows)
+        return torch.nn.functional.cross_entropy(logits.float(), rows.targets[labelled], reduction="sum")
+
+    def packed_logits(self, model: Any, rows: Rows) -> torch.Tensor:
+        """[n, V] at the n labelled positions of packed rows, row by row; raises as ``loss_sum``."""
         # Flash attention takes document borders from position_ids; the others need the mask, L*L bytes a row.
         mask = None if self._flash else document_mask(rows.position_ids)
-        logits = model(
-            input_ids=rows.input_ids, attention_mask=mask, position_ids=rows.position_ids, use_cache=False
-        ).logits
-        if logits.shape[:-1] != targets.shape:
+        return self.logits(
+            model,
+            rows.targets != IGNORED,
+            input_ids=rows.input_ids,
+            attention_mask=mask,
+            position_ids=rows.position_ids,
+        )
+
+    def logits(self, model: Any, labelled: torch.Tensor, **inputs: torch.Tensor | None) -> torch.Tensor:
+        """[n, V] at the n positions where ``labelled`` (bool [B, L]) is true; raises as ``loss_sum``."""
+        self._labelled = labelled
+        count = int(labelled.sum())
+        logits: torch.Tensor = model(**inputs, use_cache=False).logits
+        if logits.shape[:-1] != (count,):
             raise RuntimeError(
                 f"logits at labelled positions did not engage on {type(model).__name__}: "
-                f"got {tuple(logits.shape)} for {len(targets)} labelled positions"
+                f"got {tuple(logits.shape)} for {count} labelled positions"
             )
-        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+        return logits

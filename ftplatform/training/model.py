@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.payload import TrainSpec
+from ftplatform.training.adapters import add_adapter, check_quantized, freeze, keep_pissa_as_lora, quantization_config
 
 
 def load_base(folder: Path, *, precision: str = "fp32", **config: Any) -> Any:
@@ -32,7 +32,7 @@ def load_base(folder: Path, *, precision: str = "fp32", **config: Any) -> Any:
 
 
 def trainable_model(spec: TrainSpec, base: Path) -> Any:
-    """The base made ready for ``spec``: LoRA added, or all weights trainable with attention dropout.
+    """The base made ready for ``spec``: an adapter added, or all weights but the frozen ones trainable with attention dropout.
 
     Raises:
         InvalidConfig: something asked for did not engage; see ``check_engaged``.
@@ -42,21 +42,13 @@ def trainable_model(spec: TrainSpec, base: Path) -> Any:
     if spec.parameterisation == "full":
         # Weights stay fp32 under bf16 autocast: updates smaller than bf16 can hold would be lost.
         model = load_base(base, attention_dropout=spec.training.dropout)
-        model.requires_grad_(True)
+        freeze(model, spec.training)
     else:
-        config = LoraConfig(
-            r=spec.lora.rank,
-            lora_alpha=spec.lora.alpha,
-            lora_dropout=spec.lora.dropout,
-            target_modules=list(spec.lora.target_modules),
-            task_type="CAUSAL_LM",
-        )
-        try:
-            model = get_peft_model(load_base(base, precision=spec.training.precision), config)
-        except ValueError as error:
-            raise InvalidConfig(
-                f"LoRA on {', '.join(spec.lora.target_modules)} is not possible here: {error}"
-            ) from error
+        quantized = quantization_config(spec.training)
+        extra = {"quantization_config": quantized} if quantized else {}
+        loaded = load_base(base, precision=spec.training.precision, **extra)
+        check_quantized(loaded, spec.training)
+        model = add_adapter(loaded, spec.parameterisation, spec.lora, spec.training)
     check_engaged(model, spec)
     return model
 
@@ -71,7 +63,8 @@ def check_engaged(model: Any, spec: TrainSpec) -> None:
     if not trainable:
         raise InvalidConfig(f"no parameter of {type(model).__name__} is trainable")
     if spec.parameterisation == "full":
-        frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+        asked = bool(spec.training.frozen_layers) or spec.training.frozen_embeddings
+        frozen = [] if asked else [name for name, p in model.named_parameters() if not p.requires_grad]
         rates = {m.attention_dropout for m in model.modules() if hasattr(m, "attention_dropout")}
         if frozen:
             raise InvalidConfig(f"full weights were asked for; frozen are {frozen[:3]} and {len(frozen) - 1} more")
@@ -80,6 +73,8 @@ def check_engaged(model: Any, spec: TrainSpec) -> None:
                 f"attention dropout {spec.training.dropout} did not engage on {type(model).__name__}: "
                 f"its layers have {rates}"
             )
+        return
+    if spec.parameterisation != "lora":
         return
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     for target in spec.lora.target_modules:
@@ -95,12 +90,13 @@ def check_engaged(model: Any, spec: TrainSpec) -> None:
 
 def save_weights(model: Any, spec: TrainSpec, base: Path, into: Path) -> Path:
     """Write what others load: a PEFT adapter folder, or a whole Hugging Face folder. Equal weights give equal bytes."""
-    if spec.parameterisation == "lora":
+    if spec.parameterisation != "full":
         # Where this process had the base is nobody's business; its digest is. The vocabulary is never resized here, and
         # peft's own look at the base ("auto") would ask the hub.
         model.peft_config["default"].base_model_name_or_path = f"sha256:{spec.base_weights}"
         model.save_pretrained(into, save_embedding_layers=False)
         (into / "README.md").unlink(missing_ok=True)
+        keep_pissa_as_lora(model, into)
         _stable_json(into / "adapter_config.json")
         return into
     original = json.loads((base / "config.json").read_text())
@@ -118,7 +114,7 @@ def save_weights(model: Any, spec: TrainSpec, base: Path, into: Path) -> Path:
 def _stable_json(path: Path) -> None:
     """Sort keys and peft's sets, whose order changes with the process's hash seed and would change the digest."""
     value = json.loads(path.read_text())
-    for name in ("target_modules", "modules_to_save", "exclude_modules"):
+    for name in ("target_modules", "modules_to_save", "exclude_modules", "feedforward_modules"):
         if isinstance(value.get(name), list):
             value[name] = sorted(value[name])
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

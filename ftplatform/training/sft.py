@@ -14,11 +14,10 @@ from ftplatform.core.payload import PayloadResult, TrainSpec
 from ftplatform.store import ObjectStore
 from ftplatform.store.payload_io import START_SILENCE, PayloadIO
 from ftplatform.training.checkpoints import Checkpoints, Fenced
-from ftplatform.training.fingerprint import fingerprint, probe_prompt
-from ftplatform.training.model import save_weights, trainable_model
-from ftplatform.training.shards import RowOrder, ShardRows, read_shards
+from ftplatform.training.methods.base import Examples, Work, open_method
+from ftplatform.training.shards import RowOrder
 from ftplatform.training.tracker import Tracker
-from ftplatform.training.trainer import build_trainer, mean_loss
+from ftplatform.training.trainer import build_trainer
 from ftplatform.training.watch import COMMIT_SILENCE, Watch, peak_memory
 
 WORK = "work"
@@ -54,19 +53,27 @@ def _train(spec: TrainSpec, io: PayloadIO, store: ObjectStore, checkpoints: Chec
     io.progress("loading the base model and the shards")
     io.heartbeat(silent_for=START_SILENCE)
     base = store.fetch_tree(spec.base_weights, work / "base")
+
+    def alive(message: str) -> None:
+        io.heartbeat(silent_for=START_SILENCE)
+
     set_seed(spec.training.seed)
-    model = trainable_model(spec, base)
+    method = open_method(Work(spec, store, base, work, alive))
+    model = method.model()
     vocabulary = model.get_input_embeddings().num_embeddings
-    rows = {
-        split: read_shards([store.path(digest) for digest in files], vocabulary, spec.max_length)
-        for split, files in spec.shards.items()
+    splits = {
+        split: method.read([store.path(digest) for digest in files], vocabulary) for split, files in spec.shards.items()
     }
+    train = splits["train"]
 
     tracker = Tracker(spec.tracking, spec.key) if spec.tracking and io.rank == 0 else None
-    tokens_per_step = spec.training.batch_size * rows["train"].length
-    watch = Watch(io, checkpoints, tracker, tokens_per_step=tokens_per_step, vocabulary=vocabulary)
+    tokens_per_step = spec.training.batch_size * float(train.tokens.float().mean())
+    worst = method.worst_loss(vocabulary)
+    watch = Watch(io, checkpoints, tracker, tokens_per_step=tokens_per_step, worst_loss=worst)
     watch.listen()
-    trainer = build_trainer(model, spec, rows["train"], io.folder / WORK / "checkpoints", watch)
+    trainer = build_trainer(model, method, train, io.folder / WORK / "checkpoints", watch)
+    with trainer.compute_loss_context_manager():
+        method.begin(model, splits)
     resumed = checkpoints.restore(work / "resume", io.progress)
     if resumed:
         watch.resume(work / "resume")
@@ -80,8 +87,8 @@ def _train(spec: TrainSpec, io: PayloadIO, store: ObjectStore, checkpoints: Chec
     done = trainer.state.global_step - resumed
     numbers = {
         "steps": float(trainer.state.global_step),
-        "tokens": float(trainer.state.global_step * tokens_per_step),
-        "supervised_tokens": float(_supervised(rows["train"], spec, trainer.state.global_step)),
+        "tokens": float(_seen(train, train.tokens, spec, trainer.state.global_step)),
+        "supervised_tokens": float(_seen(train, train.labelled, spec, trainer.state.global_step)),
         "final_loss": sum(one["loss"] for one in last) / len(last) if last else float("nan"),
         "tokens_per_second": done * tokens_per_step / trained,
     }
@@ -96,16 +103,19 @@ def _train(spec: TrainSpec, io: PayloadIO, store: ObjectStore, checkpoints: Chec
         )
 
     artifacts: dict[str, str] = {}
+    trained_model = trainer.accelerator.unwrap_model(trainer.model)
+    evaluated: dict[str, float] = {}
+    if "validation" in splits and method.weight(splits["validation"]):
+        io.heartbeat(silent_for=COMMIT_SILENCE)
+        with trainer.compute_loss_context_manager():
+            evaluated = method.evaluate(trained_model, splits["validation"])
     if io.rank == 0:
         io.progress("saving the weights")
         io.heartbeat(silent_for=COMMIT_SILENCE)
-        trained_model = trainer.accelerator.unwrap_model(trainer.model)
-        if "validation" in rows and rows["validation"].supervised:
-            watch.records[-1]["eval_loss"] = numbers["eval_loss"] = mean_loss(
-                trained_model, rows["validation"], spec.micro_batch
-            )
-        weights = save_weights(trained_model, spec, base, work / "weights")
-        proof = fingerprint(base, weights, spec.parameterisation, probe_prompt(rows["train"]))
+        watch.records[-1] |= evaluated
+        numbers |= evaluated
+        weights = method.save(trained_model, work / "weights")
+        proof = method.prove(weights, train)
         artifacts = {
             "weights": store.put_tree(weights),
             "metrics": store.put_bytes("".join(json.dumps(record) + "\n" for record in watch.records).encode()),
@@ -124,10 +134,10 @@ def _close(tracker: Tracker | None, result: PayloadResult) -> PayloadResult:
     return result.model_copy(update={"message": f"{result.message}; {problem}"}) if problem else result
 
 
-def _supervised(rows: ShardRows, spec: TrainSpec, steps: int) -> int:
-    """Labelled positions seen in ``steps`` steps."""
-    order = RowOrder(len(rows), spec.training.batch_size, spec.training.seed)
-    return sum(int(rows.labelled[order.of_step(step)].sum()) for step in range(steps))
+def _seen(examples: Examples, per_unit: torch.Tensor, spec: TrainSpec, steps: int) -> int:
+    """Sum of ``per_unit`` over the units of ``steps`` steps."""
+    order = RowOrder(len(examples), spec.training.batch_size, spec.training.seed)
+    return sum(int(per_unit[order.of_step(step)].sum()) for step in range(steps))
 
 
 def _finite(numbers: dict[str, float]) -> dict[str, float]:

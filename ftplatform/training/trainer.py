@@ -1,4 +1,4 @@
-"""transformers' Trainer with packed rows, labelled-position loss and a data order that is a function of the seed.
+"""transformers' Trainer around a training method, with a data order that is a function of the seed.
 
 Why the Trainer and not a loop of our own: docs/decisions/2026-11-22-training-loop.md.
 """
@@ -13,18 +13,18 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ftplatform.core.errors import InvalidConfig
-from ftplatform.core.payload import TrainSpec
-from ftplatform.training.loss import LabelledLogits
-from ftplatform.training.shards import RowOrder, Rows, ShardRows
+from ftplatform.training.adapters import OPTIMIZERS
+from ftplatform.training.methods.base import Examples, Figures, TrainingMethod
+from ftplatform.training.shards import RowOrder
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 class PlacedRows(Dataset):
-    """The training as one long epoch: item ``i`` is the row at place ``i`` of the data order."""
+    """The training as one long epoch: item ``i`` is the unit at place ``i`` of the data order."""
 
-    def __init__(self, rows: ShardRows, order: RowOrder, batch: int, steps: int) -> None:
-        self._rows, self._order, self._batch, self._steps = rows, order, batch, steps
+    def __init__(self, order: RowOrder, batch: int, steps: int) -> None:
+        self._order, self._batch, self._steps = order, batch, steps
 
     def __len__(self) -> int:
         return self._batch * self._steps
@@ -32,37 +32,41 @@ class PlacedRows(Dataset):
     def __getitem__(self, place: int) -> int:
         return int(self._order.of_step(place // self._batch)[place % self._batch])
 
-    def collate(self, rows: list[int]) -> dict[str, torch.Tensor]:
-        part = self._rows.take(torch.tensor(rows))
-        # ``labels`` tells the Trainer to count tokens, ``shift_labels`` that they are shifted already.
-        return {
-            "input_ids": part.input_ids,
-            "position_ids": part.position_ids,
-            "labels": part.targets,
-            "shift_labels": part.targets,
-        }
 
-
-class SftTrainer(Trainer):
-    """Loss = sum over labelled positions / labelled tokens of the effective batch, over micro-batches and ranks."""
+class MethodTrainer(Trainer):
+    """Loss = the method's sum / labelled tokens or units of the effective batch, over micro-batches and ranks."""
 
     loss_is_scaled_for_ga = True
+
+    def __init__(self, method: TrainingMethod, examples: Examples, units: int, **rest: Any) -> None:
+        super().__init__(**rest)
+        self._method, self._examples, self._units, self._figures = method, examples, units, Figures()
+
+    def get_batch_samples(self, *args: Any, **rest: Any) -> tuple[list[Any], Any]:
+        batches, items = super().get_batch_samples(*args, **rest)
+        if items is None and batches and "labels" in batches[0]:
+            raise RuntimeError(
+                "the Trainer did not count the labelled tokens of the batch, so the loss cannot be normalised"
+            )
+        if batches:
+            with self.compute_loss_context_manager():
+                batches = self._method.prepare(self.model_wrapped, batches, self._examples, self.state.global_step)
+        return batches, torch.tensor(self._units) if items is None else items
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        if num_items_in_batch is None:
-            raise RuntimeError(
-                "the Trainer did not count the labelled tokens of the batch, so the loss cannot be normalised"
-            )
-        rows = Rows(inputs["input_ids"], inputs["shift_labels"], inputs["position_ids"])
-        with LabelledLogits(self.accelerator.unwrap_model(model)) as labelled:
-            loss = labelled.loss_sum(model, rows)
+        loss = self._method.loss(model, inputs, self._figures)
         # Ranks' gradients are averaged, while the count is over all of them.
         return loss * self.accelerator.num_processes / num_items_in_batch
 
+    def log(self, logs: dict[str, float], *args: Any, **rest: Any) -> None:
+        super().log(logs | self._figures.take() if "loss" in logs else logs, *args, **rest)
 
-def build_trainer(model: Any, spec: TrainSpec, train: ShardRows, folder: Path, callback: TrainerCallback) -> SftTrainer:
+
+def build_trainer(
+    model: Any, method: TrainingMethod, train: Examples, folder: Path, callback: TrainerCallback
+) -> MethodTrainer:
     """A trainer that writes its checkpoints below ``folder`` every ``checkpoint_every`` steps and after the last.
 
     Raises:
@@ -70,7 +74,7 @@ def build_trainer(model: Any, spec: TrainSpec, train: ShardRows, folder: Path, c
         up with
             other figures than asked for.
     """
-    config = spec.training
+    spec, config = method.spec, method.spec.training
     bf16 = config.precision == "bf16"
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -82,7 +86,7 @@ def build_trainer(model: Any, spec: TrainSpec, train: ShardRows, folder: Path, c
         warmup_steps=round(config.warmup_ratio * spec.steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch",
+        optim=OPTIMIZERS[config.optimizer],
         seed=config.seed,
         data_seed=config.seed,
         bf16=bf16,
@@ -106,26 +110,10 @@ def build_trainer(model: Any, spec: TrainSpec, train: ShardRows, folder: Path, c
             f"micro-batch {spec.micro_batch} x accumulation {spec.accumulation} x {arguments.world_size} processes = "
             f"{batch} sequences a step; the recipe asks for {config.batch_size}"
         )
-    rows = PlacedRows(train, RowOrder(len(train), batch, config.seed), batch, spec.steps)
-    trainer = SftTrainer(
-        model=model, args=arguments, train_dataset=rows, data_collator=rows.collate, callbacks=[callback]
-    )
+    places = PlacedRows(RowOrder(len(train), batch, config.seed), batch, spec.steps)
+    trainer = MethodTrainer(
+        method, train, batch,
+        model=model, args=arguments, train_dataset=places, data_collator=train.collate, callbacks=[callback],
+    )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-@torch.no_grad()
-def mean_loss(model: Any, rows: ShardRows, micro_batch: int) -> float:
-    """Nats per labelled token of ``rows`` in eval mode. Draws no random number: a data loader would, and shift a
-    resumed run.
-    """
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
-    total = 0.0
-    with LabelledLogits(model) as labelled:
-        for start in range(0, len(rows), micro_batch):
-            part = rows.take(torch.arange(start, min(start + micro_batch, len(rows)))).to(device)
-            if part.supervised:
-                total += float(labelled.loss_sum(model, part))
-    model.train(training)
-    return total / rows.supervised

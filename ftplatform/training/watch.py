@@ -30,14 +30,21 @@ METRICS_FILE = "metrics.jsonl"
 COMMIT_SILENCE = 1800.0
 """Seconds a commit may take without a sign of life: a 7 B model's optimizer state to a slow object store."""
 _WINDOW = 20
+_TRAINERS_OWN = ("epoch", "num_input_tokens_seen", "train_tokens_per_second")
 
 
 class Watch(TrainerCallback):
     def __init__(
-        self, io: PayloadIO, checkpoints: Checkpoints, tracker: Tracker | None, *, tokens_per_step: int, vocabulary: int
+        self,
+        io: PayloadIO,
+        checkpoints: Checkpoints,
+        tracker: Tracker | None,
+        *,
+        tokens_per_step: float,
+        worst_loss: float,
     ) -> None:
         self._io, self._checkpoints, self._tracker = io, checkpoints, tracker
-        self._tokens, self._worst = tokens_per_step, 2 * math.log(vocabulary)
+        self._tokens, self._worst = tokens_per_step, worst_loss
         self.records: list[dict[str, float]] = []
         """A dict per step since step 1, of this attempt and of those it goes on from."""
         self.stopped: tuple[OutcomeName, str] | None = None
@@ -87,6 +94,7 @@ class Watch(TrainerCallback):
             "tokens_per_second": round(self._tokens / max(now - self._begun, 1e-9), 1),
             "memory_gb": round(peak_memory() / 1e9, 4),
         }
+        record |= {name: value for name, value in logs.items() if name not in record and name not in _TRAINERS_OWN}
         self._begun = now
         trouble = self._trouble(record)
         if trouble:
@@ -128,9 +136,7 @@ class Watch(TrainerCallback):
         self._begun = time.monotonic()
 
     def _trouble(self, record: dict[str, float]) -> str | None:
-        """Not finite; or for twenty steps the median loss is twice that of guessing, 2 ln V, which no sound training
-        reaches.
-        """
+        """Not finite; or for twenty steps the median loss is above what the method calls sound."""
         for name in ("loss", "grad_norm"):
             if not math.isfinite(record[name]):
                 return f"{name} became {record[name]}"

@@ -1,0 +1,63 @@
+"""Whether the serving engine will take what would be trained, asked before money is spent, with the nearest that it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ftplatform.core.methods import find_method
+from ftplatform.core.recipe import LoraConfig
+from ftplatform.planning.setup import Setup
+
+Engine = Literal["vllm", "embedded"]
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values of vLLM's ``--max-lora-rank``: an adapter of another rank would be padded to the next, at that one's cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Servable:
+    ok: bool
+    why: str
+    nearest: Setup | None = None
+    """The setup changed as little as makes it servable; None when it is servable already, or when nothing is."""
+
+
+def servable(setup: Setup, engine: Engine = "vllm") -> Servable:
+    """Ask the rules of ``engine``.
+
+    vLLM loads LoRA without DoRA, bias or extra modules and in certain ranks; prompt adapters were removed from it, and it has no
+    prefix or IA3. Full weights are a model of their own. The embedded engine loads whatever PEFT does.
+    """
+    if not find_method(setup.method).answers:
+        return Servable(True, f"a model trained by {setup.method} scores text and is not served as a chat model")
+    if setup.full:
+        return Servable(True, "full weights are served as a model of their own")
+    if engine == "embedded":
+        return Servable(True, "the embedded engine serves LoRA on linear layers and full weights")
+    if setup.parameterisation != "lora":
+        return Servable(
+            False,
+            f"vLLM does not serve {setup.parameterisation} adapters: it accepts LoRA and full weights",
+            replace(
+                setup, parameterisation="lora", lora=(setup.lora or LoraConfig()).model_copy(update={"use_dora": False})
+            ),
+        )
+    lora = setup.lora or LoraConfig()
+    # PiSSA is saved as plain LoRA of twice the rank.
+    factor = 2 if lora.init_lora_weights == "pissa" else 1
+    fixes: list[str] = []
+    if lora.use_dora:
+        fixes.append("vLLM refuses DoRA: use plain LoRA, or rsLoRA")
+        lora = lora.model_copy(update={"use_dora": False})
+    if lora.rank * factor not in VLLM_RANKS:
+        higher = [rank // factor for rank in VLLM_RANKS if rank >= lora.rank * factor and rank % factor == 0]
+        rank = higher[0] if higher else VLLM_RANKS[-1] // factor
+        fixes.append(
+            f"vLLM does not accept rank {lora.rank * factor}"
+            + (f" (PiSSA of rank {lora.rank} is saved with twice the rank)" if factor == 2 else "")
+            + f": it accepts {', '.join(map(str, VLLM_RANKS))}; the next is rank {rank}"
+        )
+        lora = lora.model_copy(update={"rank": rank, "alpha": lora.alpha * rank / lora.rank})
+    if fixes:
+        return Servable(False, "; ".join(fixes), replace(setup, lora=lora))
+    return Servable(True, f"vLLM serves LoRA of rank {lora.rank * factor}")

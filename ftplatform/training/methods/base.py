@@ -1,0 +1,162 @@
+"""What a training method is: how it reads examples, and what it makes of a batch of them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ftplatform.core.errors import InvalidConfig
+from ftplatform.core.methods import find_method
+from ftplatform.core.payload import TrainSpec
+from ftplatform.store import ObjectStore
+from ftplatform.training.fingerprint import fingerprint
+from ftplatform.training.logprobs import Batch
+from ftplatform.training.model import save_weights, trainable_model
+from ftplatform.training.ranks import summed
+
+
+class Examples(Protocol):
+    """The units of a split, numbered from 0; a unit is what ``batch_size`` counts."""
+
+    tokens: torch.Tensor
+    """Tokens the model sees per unit: int64 [N]."""
+    labelled: torch.Tensor
+    """Positions that carry loss per unit: int64 [N]."""
+
+    def __len__(self) -> int: ...
+
+    def collate(self, units: list[int]) -> Batch: ...
+
+    def probe(self) -> list[int]:
+        """The beginning of the first document, for the fingerprint."""
+        ...
+
+
+class Figures:
+    """Means over the examples of a step, whatever micro-batches and processes they came in."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def add(self, name: str, values: torch.Tensor) -> None:
+        """``values`` [n]; every process adds the same names, in whatever number."""
+        self._sums[name] += float(values.detach().float().sum())
+        self._counts[name] += values.numel()
+
+    def merge(self, other: Figures) -> None:
+        """Take over what ``other`` holds, and empty it."""
+        for name in other._sums:
+            self._sums[name] += other._sums[name]
+            self._counts[name] += other._counts[name]
+        other.clear()
+
+    def clear(self) -> None:
+        self._sums.clear()
+        self._counts.clear()
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call; a name without any example is left out."""
+        names = sorted(self._sums)
+        totals = (
+            summed(torch.tensor([[self._sums[n], self._counts[n]] for n in names], dtype=torch.float64))
+            if names
+            else []
+        )
+        self.clear()
+        return {name: float(total / count) for name, (total, count) in zip(names, totals, strict=True) if count}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Where a training takes place."""
+
+    spec: TrainSpec
+    store: ObjectStore
+    base: Path
+    """Folder of the base model."""
+    folder: Path
+    """For passing files."""
+    alive: Callable[[str], None]
+    """A sign of life, with what is being done."""
+
+
+class TrainingMethod(ABC):
+    """One object per training. ``loss`` gives a sum: the trainer divides by the labelled tokens of the whole effective
+    batch where batches hold ``labels``, otherwise by ``batch_size``, so that micro-batches and processes do not show.
+    """
+
+    def __init__(self, work: Work, options: Any) -> None:
+        self.work, self.spec, self.options = work, work.spec, options
+
+    def model(self) -> Any:
+        """The model to train. Raises InvalidConfig: something asked for did not engage."""
+        return trainable_model(self.spec, self.work.base)
+
+    @abstractmethod
+    def read(self, paths: Sequence[Path], vocabulary: int) -> Examples:
+        """A split's examples. Raises DataRefused."""
+
+    def worst_loss(self, vocabulary: int) -> float:
+        """A loss that no sound training has for twenty steps."""
+        return math.inf
+
+    def begin(self, model: Any, splits: dict[str, Any]) -> None:  # noqa: B027 - most methods need nothing here
+        """Called once on every process with the starting model, on its device, before a checkpoint is loaded."""
+
+    def prepare(self, model: Any, batches: list[Batch], examples: Any, step: int) -> list[Batch]:
+        """The micro-batches of a step, made ready. Draws nothing from the global random numbers."""
+        return batches
+
+    @abstractmethod
+    def loss(self, model: Any, batch: Batch, figures: Figures) -> torch.Tensor:
+        """Sum of the losses of a micro-batch (float32 scalar)."""
+
+    def weight(self, examples: Any) -> int:
+        """What the summed loss of a split is divided by."""
+        return len(examples)
+
+    @torch.no_grad()
+    def evaluate(self, model: Any, examples: Any) -> dict[str, float]:
+        """``eval_loss`` and the figures of a split, in eval mode, drawing no global random number; every process calls."""
+        training, device, figures, total = model.training, next(model.parameters()).device, Figures(), 0.0
+        model.eval()
+        for start in range(0, len(examples), self.spec.micro_batch):
+            units = list(range(start, min(start + self.spec.micro_batch, len(examples))))
+            batch = {name: value.to(device) for name, value in examples.collate(units).items()}
+            [batch] = self.prepare(model, [batch], examples, self.spec.steps)
+            total += float(self.loss(model, batch, figures))
+        model.train(training)
+        return {
+            "eval_loss": total / self.weight(examples),
+            **{f"eval_{name}": value for name, value in figures.take().items()},
+        }
+
+    def save(self, model: Any, into: Path) -> Path:
+        return save_weights(model, self.spec, self.work.base, into)
+
+    def prove(self, weights: Path, examples: Any) -> dict[str, Any]:
+        """What an engine repeats to prove that it serves these weights."""
+        return fingerprint(self.work.base, weights, self.spec.parameterisation, examples.probe())
+
+
+def open_method(work: Work) -> TrainingMethod:
+    """The method that the spec names, with its options.
+
+    Raises:
+        InvalidConfig: no such method, or what the plug-in names is none.
+    """
+    info = find_method(work.spec.method)
+    module, _, name = info.implementation.partition(":")
+    made = getattr(import_module(module), name)
+    if not (isinstance(made, type) and issubclass(made, TrainingMethod)):
+        raise InvalidConfig(f"{info.implementation} is {made!r}; accepted is a subclass of TrainingMethod")
+    return made(work, info.options.model_validate(work.spec.options) if info.options else None)
