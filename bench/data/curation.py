@@ -28,7 +28,9 @@ def write_upload(path: Path, rows: int) -> None:
         last = ""
         for number, turns in enumerate(chats(rows)):
             if number % 40 == 7:
-                turns[-2]["content"] += f" Write to customer{number}@example.com or call +1 212 555 {number % 10000:04d}."
+                turns[-2]["content"] += (
+                    f" Write to customer{number}@example.com or call +1 212 555 {number % 10000:04d}."
+                )
             line = last if number % 100 == 99 else json.dumps({"messages": turns})
             stream.write(line + "\n")
             last = line

@@ -168,7 +168,9 @@ class Recipe(Frozen):
         if self.method not in BUILT_IN:
             return method_options(self.method, self.options)
         if self.options:
-            raise InvalidConfig(f"`options` are for methods of plug-ins; those of {self.method} stand under `{self.method}`")
+            raise InvalidConfig(
+                f"`options` are for methods of plug-ins; those of {self.method} stand under `{self.method}`"
+            )
         fields = getattr(self, self.method).model_dump(mode="json") if BUILT_IN[self.method].options else {}
         return method_options(self.method, fields)
 
