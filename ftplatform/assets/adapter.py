@@ -22,9 +22,13 @@ from ftplatform.core.methods import find_method
 from ftplatform.core.payload import Tracking, TrainSpec
 from ftplatform.core.plan import Plan
 from ftplatform.partitions import lines
+from ftplatform.planning.calibration import CalibrationKey, Measurement, record
 from ftplatform.planning.job_plan import steps_for
+from ftplatform.planning.memory import expected_peak
+from ftplatform.planning.setup import Setup
+from ftplatform.recipes.lockfile import LOCKFILE, lock, observe
 from ftplatform.resources import Platform
-from ftplatform.resources.jobs import latest_doc
+from ftplatform.resources.jobs import job_doc, latest_doc
 from ftplatform.store.cache import cache_key, cached, code_digest
 
 
@@ -59,7 +63,7 @@ def adapter(
         if stopped := blocking(checks):
             raise dg.Failure(description="; ".join(c.message for c in stopped), allow_retries=False)
         manifest = Adapter(
-            kind=training_plan.parameterisation,
+            kind="full" if training_plan.parameterisation == "full" else "lora",
             weights=artifacts["weights"],
             base=training_plan.base.key,
             base_weights=training_plan.base.weights,
@@ -69,6 +73,9 @@ def adapter(
             template=tokenized_shards.template,
             fingerprint=artifacts["fingerprint"],
         )
+        _lock(run, training_plan, tokenized_shards, spec, manifest)
+        if not reused:
+            _calibrate(run, training_plan, numbers)
         rate = parts.hardware.get(training_plan.placement.gpu).hourly(
             gpus=training_plan.placement.gpus, spot=training_plan.placement.spot
         )
@@ -120,6 +127,33 @@ def _spec(run: LineRun, plan: Plan, shards: TokenizedShards) -> TrainSpec:
         tags={"ft.line": str(run.line), "ft.job": run.job, "ft.data": plan.curated.content_digest},
     )
     return TrainSpec(key=key, store=settings.store, tracking=tracking, **work)
+
+
+def _lock(run: LineRun, plan: Plan, shards: TokenizedShards, spec: TrainSpec, manifest: Adapter) -> None:
+    """Keep what has to be the same for the same weights; `ft reproduce` compares with it."""
+    parts = run.parts
+    image = plan.placement.image or parts.settings.gpu_image
+    locked = lock(run.job, plan, shards, spec, manifest, observe(spec.method, image, parts.settings.payload_python))
+    parts.store.put_doc(job_doc(run.job, LOCKFILE), locked.model_dump(mode="json"))
+
+
+def _calibrate(run: LineRun, plan: Plan, numbers: dict[str, float]) -> None:
+    """Keep what the training measured beside what the plan said, for the plans to come.
+
+    A training that resumed at its last step did no work to measure.
+    """
+    if not numbers.get("tokens_per_second"):
+        return
+    setup = Setup.from_recipe(run.parts.catalog.recipes.get(run.line.recipe))
+    key = CalibrationKey(
+        base=plan.base.key, parameterisation=setup.name, length=plan.training.max_length, gpu=plan.placement.gpu
+    )
+    measured = Measurement(
+        estimated_gb=expected_peak(plan.memory_gb, plan.accumulation),
+        peak_gb=numbers["peak_memory_bytes"] / 1e9,
+        tokens_per_second=numbers["tokens_per_second"] / plan.placement.gpus,
+    )
+    record(run.parts.store, key, run.job, measured)
 
 
 def _teacher(run: LineRun, plan: Plan) -> str | None:

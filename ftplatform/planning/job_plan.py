@@ -18,6 +18,7 @@ from ftplatform.planning.servable import Engine, Servable, servable
 from ftplatform.planning.setup import Setup, trained_parameters
 from ftplatform.planning.shapes import ModelShape
 from ftplatform.planning.speed import FILL, OVERHEAD_SECONDS, UTILISATION, hours, span
+from ftplatform.recipes.rules import contradictions, not_trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,7 @@ def _checks(
         or plan.base.replay is not None,
     }
     problems = [sentence for sentence, holds in conditions.items() if not holds]
+    problems += [f"{field}: {why}" for field, why in (contradictions(recipe) | not_trained(recipe)).items()]
     return [
         CheckResult(
             "consistent", not problems, message="; ".join(problems) or "the recipe's numbers fit the base model"
@@ -200,7 +202,7 @@ def _checks(
 
 
 CHECKS = {
-    "consistent": "batch, length and replay fit the base model and the number of GPUs",
+    "consistent": "the recipe's fields fit each other, the base model and the number of GPUs",
     "fits_memory": "the closed-form estimate fits the GPU",
     "within_budget": "the upper price estimate is within the recipe's budget",
     "servable": "the serving engine accepts what would be trained",

@@ -2,7 +2,8 @@
 
 Packed chat rows carry loss on a third of their positions or fewer, and for a small model the logits are most of the
 work: the hidden states are thinned out in front of the output layer, which leaves the loss as it was
-(``bench/results/training_loop.md``).
+(``bench/results/training_loop.md``). With a large vocabulary the loss is taken in chunks, so that its memory does not grow
+with the batch.
 """
 
 from __future__ import annotations
@@ -11,8 +12,18 @@ from types import TracebackType
 from typing import Any
 
 import torch
+import torch.distributed.tensor
+import torch.utils.checkpoint
 
 from ftplatform.training.shards import IGNORED, Rows, document_mask
+
+CHUNK = 1024
+"""Labelled positions whose logits exist at a time: at a vocabulary of 128,000 those are 0.5 GB in float32, where all of a
+long batch's would be ten and more. The planner counts with it."""
+SMALL_VOCABULARY = 8192
+"""Up to it all logits at once cost little, and taking them in parts would only cost time."""
+_RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Settings by which a model changes its logits behind the output layer, where chunks do not pass."""
 
 
 class LabelledLogits:
@@ -26,6 +37,8 @@ class LabelledLogits:
         self._head: torch.nn.Module = model.get_output_embeddings()
         self._flash = "flash" in str(model.config._attn_implementation)
         self._labelled: torch.Tensor | None = None
+        self._hidden: torch.Tensor | None = None
+        self._keep = False
 
     def __enter__(self) -> LabelledLogits:
         self._handle = self._head.register_forward_pre_hook(self._thin)
@@ -37,7 +50,13 @@ class LabelledLogits:
         self._handle.remove()
 
     def _thin(self, module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][self._labelled], *args[1:])
+        if self._labelled is None:
+            return args
+        hidden = args[0][self._labelled]
+        if not self._keep:
+            return (hidden, *args[1:])
+        self._hidden = hidden
+        return (hidden[:0], *args[1:])
 
     def loss_sum(self, model: Any, rows: Rows) -> torch.Tensor:
         """Sum over labelled positions of the negative log-likelihood, in nats (float32 scalar).
@@ -48,8 +67,35 @@ class LabelledLogits:
                 not engage; such an architecture is not supported.
         """
         labelled = rows.targets != IGNORED
+        if int(labelled.sum()) > CHUNK and self._in_chunks(model):
+            return self._chunked_loss(model, rows, rows.targets[labelled])
         logits = self.packed_logits(model, rows)
         return torch.nn.functional.cross_entropy(logits.float(), rows.targets[labelled], reduction="sum")
+
+    def _in_chunks(self, model: Any) -> bool:
+        config = model.config.get_text_config()
+        plain = all(getattr(config, name, None) in (None, 1, 1.0) for name in _RESCALED)
+        # The output layer of a sharded model has its weights only while the model runs.
+        whole = not any(isinstance(weight, torch.distributed.tensor.DTensor) for weight in self._head.parameters())
+        return config.vocab_size > SMALL_VOCABULARY and plain and whole
+
+    def _chunked_loss(self, model: Any, rows: Rows, targets: torch.Tensor) -> torch.Tensor:
+        """``loss_sum`` with the logits of ``CHUNK`` positions at a time, made again for the backward pass."""
+        self._keep = True
+        try:
+            self.packed_logits(model, rows)
+        finally:
+            self._keep = False
+        hidden, self._hidden, self._labelled = self._hidden, None, None
+        assert hidden is not None
+        parts = [
+            torch.utils.checkpoint.checkpoint(self._part, states, wanted, use_reentrant=False)
+            for states, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+        ]
+        return torch.stack(parts).sum()
+
+    def _part(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(self._head(states).float(), targets, reduction="sum")
 
     def packed_logits(self, model: Any, rows: Rows) -> torch.Tensor:
         """[n, V] at the n labelled positions of packed rows, row by row; raises as ``loss_sum``."""
@@ -68,7 +114,8 @@ class LabelledLogits:
         self._labelled = labelled
         count = int(labelled.sum())
         logits: torch.Tensor = model(**inputs, use_cache=False).logits
-        if logits.shape[:-1] != (count,):
+        engaged = logits.shape[:-1] == ((0,) if self._keep else (count,))
+        if not engaged or (self._keep and (self._hidden is None or len(self._hidden) != count)):
             raise RuntimeError(
                 f"logits at labelled positions did not engage on {type(model).__name__}: "
                 f"got {tuple(logits.shape)} for {count} labelled positions"
