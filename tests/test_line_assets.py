@@ -113,6 +113,26 @@ def test_exactly_the_affected_stages_are_worked_again(
     assert _starts(bench) == {"train": 5, "evaluate": 4}
 
 
+def test_preferences_are_learned_and_judged_by_the_platforms_suites(bench: Bench) -> None:
+    def pair(number: int) -> dict[str, Any]:
+        ask = f"Ticket number {number}: how do I reach garden {number * 7919}?"
+        return {"prompt": ask, "chosen": f"Take lane {number}.", "rejected": f"I do not know {number}."}
+
+    pairs = "".join(json.dumps(pair(number)) + "\n" for number in range(40))
+    assert bench.data_run("acme/taste", {"rows.jsonl": pairs}).success
+    recipe = _recipe().model_dump(mode="json") | {"name": "tiny-dpo", "method": "dpo"}
+    bench.parts.catalog.recipes.add(parse_recipe(recipe))
+    result = bench.run(assets.LINE, "acme/taste|tiny-dpo@1")
+    assert result.success, bench.failure(result)
+    assert result.output_for_node("tokenized_shards").layout == "preference"
+    suites = [suite.name for suite in result.output_for_node("training_plan").suites]
+    assert suites == ["instruction", "safety", "capability"]
+    assert bench.check("training_plan", "heldout_asked", "acme/taste|tiny-dpo@1") == "FAILED"
+    report = result.output_for_node("eval_report")
+    assert {comparison.suite for comparison in report.comparisons} == set(suites)
+    assert result.output_for_node("registry_entry").adapter == result.output_for_node("adapter").weights
+
+
 def test_two_jobs_of_a_line_never_mix(bench: Bench) -> None:
     """A run that starts further down works for the job in its tag, not for the newest plan."""
     line = f"{DATASET}|tiny@1"

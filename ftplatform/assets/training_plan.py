@@ -9,7 +9,7 @@ import dagster as dg
 from ftplatform.assets.line import line_run
 from ftplatform.assets.reporting import check_specs, result, to_dagster
 from ftplatform.assets.tokenizing import chat_format, tree_file
-from ftplatform.core.checks import blocking
+from ftplatform.core.checks import CheckResult, blocking
 from ftplatform.core.dataset_config import HELDOUT_SUITE, DatasetConfig
 from ftplatform.core.errors import NotFound
 from ftplatform.core.manifests import BaseModel, CuratedDataset
@@ -35,7 +35,12 @@ SAMPLED_ROWS = 200
     group_name="training",
     owners=["team:post-training"],
     kinds={"yaml"},
-    check_specs=check_specs("training_plan", lines, CHECKS),
+    check_specs=[
+        *check_specs("training_plan", lines, CHECKS),
+        *check_specs(
+            "training_plan", lines, {"heldout_asked": "the dataset's own held-out rows judge the model"}, blocking=False
+        ),
+    ],
 )
 def training_plan(
     context: dg.AssetExecutionContext, platform: Platform, curated_dataset: CuratedDataset
@@ -45,17 +50,18 @@ def training_plan(
         parts = run.parts
         recipe = parts.catalog.recipes.get(run.line.recipe)
         base = _base(parts, recipe)
+        suites, heldout = _suites(parts, recipe, curated_dataset)
         inputs = Inputs(
             curated=curated_dataset,
             base=base,
             base_config=json.loads(tree_file(parts.store, base.weights, "config.json")),
             champion=parts.catalog.champions.pinned(run.line.dataset.registered_model),
-            suites=_suites(parts, recipe, curated_dataset),
+            suites=suites,
             train_tokens=_tokens(parts, recipe, base, curated_dataset),
         )
         local = parts.settings.executor == "local"
         plan, checks = make_plan(recipe, inputs, parts.hardware, default_gpu=parts.settings.default_gpu, local=local)
-        for check in checks:
+        for check in (*checks, heldout):
             yield to_dagster(check)
         if stopped := blocking(checks):
             raise dg.Failure(description="; ".join(f"{c.name}: {c.message}" for c in stopped), allow_retries=False)
@@ -87,16 +93,30 @@ def _base(parts: Parts, recipe: Recipe) -> BaseModel:
     return BaseModel.model_validate(document["manifest"])
 
 
-def _suites(parts: Parts, recipe: Recipe, curated: CuratedDataset) -> tuple[PinnedSuite, ...]:
+def _suites(parts: Parts, recipe: Recipe, curated: CuratedDataset) -> tuple[tuple[PinnedSuite, ...], CheckResult]:
+    """The suites that gate, and whether the dataset's own rows are among them.
+
+    Raises:
+        DataRefused: conversations without any held out: nothing could show that a model learned them.
+    """
     config = DatasetConfig.model_validate(parts.store.get_json(curated.config))
-    test = heldout_sample(read_rows(parts.store.path(curated.splits["test"])))
+    rows, test = curated.rows["test"], heldout_sample(read_rows(parts.store.path(curated.splits["test"])))
+    names = gating_suites((*config.suites, *recipe.suites))
+    if rows and not test:
+        # Pairs, labels, prompts and documents have no single right answer to compare with.
+        names = tuple(name for name in names if name != HELDOUT_SUITE)
     stored = [
         publish_heldout(parts.store, test, config.max_new_tokens)
         if name == HELDOUT_SUITE
         else publish_suite(parts.store, name)
-        for name in gating_suites((*config.suites, *recipe.suites))
+        for name in names
     ]
-    return tuple(suite.pinned(config.margins) for suite in stored)
+    asked = HELDOUT_SUITE in names
+    message = f"{len(test)} of {rows} held-out rows are asked."
+    if not asked:
+        message = f"None of the {rows} held-out rows is a conversation: the platform's suites alone judge this model."
+    check = CheckResult("heldout_asked", asked, message, severity="warning", numbers={"rows": rows, "asked": len(test)})
+    return tuple(suite.pinned(config.margins) for suite in stored), check
 
 
 def _tokens(parts: Parts, recipe: Recipe, base: BaseModel, curated: CuratedDataset) -> int:
