@@ -68,6 +68,13 @@ def test_without_weights_every_row_is_seen_once() -> None:
     assert sorted(mix(values, MixConfig(by="domain"), 17).indices) == list(range(34))
 
 
+def test_a_value_cut_to_nothing_leaves_the_whole_epoch_to_the_named_ones() -> None:
+    values = ["a"] * 10 + ["b"] * 5
+    mixed = mix(values, MixConfig(by="t", weights={"a": 0.25}, max_rows={"b": 0}), 17)
+    assert [(share.value, share.asked) for share in mixed.report] == [("a", 1.0), ("b", 0.0)]
+    assert sorted(mixed.indices) == list(range(10))
+
+
 def test_a_high_temperature_evens_the_shares() -> None:
     values = ["a"] * 900 + ["b"] * 100
     assert seen(values, MixConfig(by="t", temperature=1e9, max_repeat=10)) == {"a": 500, "b": 500}

@@ -98,11 +98,13 @@ def asked_shares(found: dict[str, int], config: MixConfig) -> dict[str, float]:
             f"mix.weights {config.weights}: a weight is below 0; accepted are numbers from 0 (leave out)"
         )
     named = sum(config.weights.values())
-    others = {name: float(count) for name, count in rows.items() if name not in config.weights}
+    # A value that ``max_rows`` cuts to nothing is left out and divides nothing.
+    left_out = {name: 0.0 for name, count in rows.items() if name not in config.weights and not count}
+    others = {name: float(count) for name, count in rows.items() if name not in config.weights and count}
     if not others:
         if named == 0:
             raise InvalidConfig(f"mix.weights {config.weights}: every weight is 0, nothing would be trained on")
-        return _normalised(config.weights)
+        return _normalised(config.weights) | left_out
     if named >= 1:
         listed = ", ".join(f"{name!r} ({found[name]} rows)" for name in sorted(others))
         raise InvalidConfig(
@@ -110,7 +112,7 @@ def asked_shares(found: dict[str, int], config: MixConfig) -> dict[str, float]:
             "a weight (0 leaves it out), or give shares that add up to less than 1; the others divide the rest"
         )
     rest = _normalised(others)
-    return {**config.weights, **{name: share * (1 - named) for name, share in rest.items()}}
+    return {**config.weights, **{name: share * (1 - named) for name, share in rest.items()}, **left_out}
 
 
 def apportion(shares: dict[str, float], bounds: dict[str, int], total: int) -> dict[str, int]:
