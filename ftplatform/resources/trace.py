@@ -43,7 +43,7 @@ def trace(
 ) -> Iterator[Found]:
     """Versions of the dataset that hold a matching row, and what was trained on each.
 
-    ``subject`` is an identifier as it stood in the data (an e-mail address, a phone number, the value of the group tag);
+    ``subject`` is an identifier as it stood in the data (an e-mail address, a phone number);
     rows it was scrubbed from are found too. A version whose rows were left out is given with those rows marked so.
     """
     key = subject_key(parts.secret(dataset.tenant), subject) if subject is not None else None
