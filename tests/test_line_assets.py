@@ -113,6 +113,7 @@ def test_exactly_the_affected_stages_are_worked_again(
     assert _starts(bench) == {"train": 5, "evaluate": 4}
 
 
+@pytest.mark.slow
 def test_preferences_are_learned_and_judged_by_the_platforms_suites(bench: Bench) -> None:
     def pair(number: int) -> dict[str, Any]:
         ask = f"Ticket number {number}: how do I reach garden {number * 7919}?"
