@@ -51,10 +51,12 @@ class Settings:
     """``FTPLATFORM_TENANTS``: folder of ``<tenant>.yaml`` files; default ``<home>/tenants``."""
     secret_file: Path
     """``FTPLATFORM_SECRET_FILE``: the key behind pseudonyms and the erasure index; default ``<home>/secret-key``, made
-    when missing. Every machine of one deployment needs the same.
+    when missing.
     """
+    secret_key: str | None = field(repr=False)
+    """``FTPLATFORM_SECRET_KEY``: the key itself, where machines share no disk: all of one deployment need the same."""
     data_workers: int
-    """``FTPLATFORM_DATA_WORKERS``: processes that read and curate a large upload; default one per core."""
+    """``FTPLATFORM_DATA_WORKERS``: processes that read and curate a large upload; default one per core, at most 8."""
     ray: str | None
     """``FTPLATFORM_RAY``: address of a Ray cluster (``auto``, ``ray://host:10001``, ``local``) that does it instead."""
     teachers: Mapping[str, str | None] = field(repr=False)
@@ -127,7 +129,8 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         payload_python=env.get("FTPLATFORM_PAYLOAD_PYTHON"),
         tenants=Path(env.get("FTPLATFORM_TENANTS") or home / "tenants").expanduser().absolute(),
         secret_file=Path(env.get("FTPLATFORM_SECRET_FILE") or home / "secret-key").expanduser().absolute(),
-        data_workers=_whole(env, "FTPLATFORM_DATA_WORKERS", len(os.sched_getaffinity(0)), 1),
+        secret_key=env.get("FTPLATFORM_SECRET_KEY") or None,
+        data_workers=_whole(env, "FTPLATFORM_DATA_WORKERS", min(8, len(os.sched_getaffinity(0))), 1),
         ray=env.get("FTPLATFORM_RAY") or None,
         teachers=_teachers(env, serving_url),
         teacher_calls=_whole(env, "FTPLATFORM_TEACHER_CALLS", 10_000, 1),

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from ftplatform.core.errors import DataRefused, InvalidConfig
 from ftplatform.core.recipe import MixConfig
-from ftplatform.core.rows import Message, Row
 from ftplatform.data.mix import apportion, mix
-from ftplatform.data.replay import replay_indices, with_replay
+from ftplatform.data.replay import replay_indices
 
 VALUES = st.lists(st.sampled_from(["", "a", "b", "c", "d"]), min_size=1, max_size=300)
 CONFIGS = st.builds(
@@ -143,10 +142,3 @@ def test_replay_keeps_every_row_and_takes_general_ones_once(rows: int, general: 
 def test_replay_without_general_rows_is_refused() -> None:
     with pytest.raises(DataRefused):
         replay_indices(10, 0, 0.1, 17)
-
-
-def test_replay_on_rows_mixes_both() -> None:
-    rows = [Row((Message("user", str(i)),), f"a:{i}") for i in range(8)]
-    general = [Row((Message("user", str(i)),), f"g:{i}") for i in range(9)]
-    mixed = with_replay(rows, general, 0.2, 17)
-    assert Counter(row.source[0] for row in mixed) == {"a": 8, "g": 2}

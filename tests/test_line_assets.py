@@ -113,6 +113,17 @@ def test_exactly_the_affected_stages_are_worked_again(
     assert _starts(bench) == {"train": 5, "evaluate": 4}
 
 
+def test_a_base_whose_template_drops_answers_is_refused(bench: Bench, tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "mute")
+    template = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}{{ eos_token }}"
+    (folder / "chat_template.jinja").write_text(template)
+    key = _add_base(bench, folder)
+    result = bench.run([assets.base_model], key)
+    assert not result.success
+    assert "template_" in bench.failure(result)
+    assert bench.check("base_model", "chat_template", key) == "FAILED"
+
+
 @pytest.mark.slow
 def test_preferences_are_learned_and_judged_by_the_platforms_suites(bench: Bench) -> None:
     def pair(number: int) -> dict[str, Any]:

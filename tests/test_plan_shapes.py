@@ -202,4 +202,4 @@ def test_an_unknown_architecture_and_a_config_without_sizes_are_refused_by_name(
 def test_a_lora_target_that_the_model_lacks_is_refused_with_those_it_has() -> None:
     phi = ModelShape.from_config(CONFIGS["phi-3-mini"])
     with pytest.raises(PlanRefused, match=r"\['q_proj'\].*qkv_proj.*gate_up_proj"):
-        phi.lora_parameters(8, ("q_proj",))
+        phi.selected(("q_proj",))

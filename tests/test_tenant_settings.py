@@ -11,8 +11,9 @@ from platform_support import Bench
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.ids import DatasetKey
 from ftplatform.core.tenant_config import TenantConfig, parse_tenant_config, with_tenant
-from ftplatform.resources.secret import read_or_make
+from ftplatform.resources.secret import deployment_key, read_or_make
 from ftplatform.resources.trace import trace
+from ftplatform.settings import load_settings
 
 
 @pytest.fixture
@@ -66,6 +67,20 @@ def test_a_secret_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("hunter2")
     with pytest.raises(InvalidConfig, match="at least 64 hexadecimal"):
         read_or_make(tmp_path / "key")
+
+
+def test_pods_share_the_key_of_the_environment_and_make_none_of_their_own(tmp_path: Path) -> None:
+    home = {"FTPLATFORM_HOME": str(tmp_path / "own")}
+    pod = load_settings(home | {"FTPLATFORM_EXECUTOR": "k8s", "FTPLATFORM_SECRET_KEY": "ab" * 32})
+    assert deployment_key(pod) == b"\xab" * 32
+    assert "abab" not in repr(pod)
+    with pytest.raises(InvalidConfig, match="FTPLATFORM_SECRET_KEY is not set"):
+        deployment_key(load_settings(home | {"FTPLATFORM_EXECUTOR": "k8s"}))
+    with pytest.raises(InvalidConfig, match="FTPLATFORM_SECRET_KEY holds 7"):
+        deployment_key(load_settings(home | {"FTPLATFORM_SECRET_KEY": "hunter2"}))
+    assert not (tmp_path / "own").exists()
+    laptop = load_settings(home)
+    assert deployment_key(laptop) == read_or_make(laptop.secret_file)
 
 
 def _rows(address: str) -> str:

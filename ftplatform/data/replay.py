@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftplatform.core.errors import DataRefused
-from ftplatform.core.rows import Row
 
 
 def replay_indices(rows: int, general: int, share: float, seed: int) -> NDArray[np.int64]:
@@ -25,9 +24,3 @@ def replay_indices(rows: int, general: int, share: float, seed: int) -> NDArray[
     order = np.concatenate([np.arange(rows), rows + random.permutation(general)[:wanted]])
     random.shuffle(order)
     return order
-
-
-def with_replay(rows: list[Row], general: list[Row], share: float, seed: int) -> list[Row]:
-    """The same on the rows themselves."""
-    both = [*rows, *general]
-    return [both[i] for i in replay_indices(len(rows), len(general), share, seed)]

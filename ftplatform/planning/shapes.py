@@ -162,14 +162,6 @@ class ModelShape:
             )
         return [(linear, self._blocks_with(linear)) for linear in self.linears if linear.name in wanted]
 
-    def lora_parameters(self, rank: int, modules: tuple[str, ...]) -> int:
-        """Weights of rank-``rank`` adapters on ``modules`` of every block: rank x (inputs + outputs) each.
-
-        Raises:
-            PlanRefused: a module this architecture does not have.
-        """
-        return sum(rank * (linear.inputs + linear.outputs) * blocks for linear, blocks in self.selected(modules))
-
     def _blocks_with(self, linear: Linear) -> int:
         routed = self.experts.blocks if self.experts is not None and linear in self.mlp else 0
         return self.layers - routed

@@ -14,7 +14,7 @@ from ftplatform.core.tenant_config import TenantConfig, parse_tenant_config
 from ftplatform.data.workers import RayCluster, Workers
 from ftplatform.launchers.local import LocalLauncher
 from ftplatform.planning.hardware import HardwareCatalogue, load_hardware
-from ftplatform.resources.secret import read_or_make
+from ftplatform.resources.secret import deployment_key
 from ftplatform.serving.registry import Registry
 from ftplatform.settings import Settings, load_settings
 from ftplatform.store import ObjectStore, open_store
@@ -66,7 +66,7 @@ class Parts:
 
     def secret(self, tenant: str) -> bytes:
         """32 bytes of the tenant's own, derived from the deployment's key: one tenant's pseudonyms say nothing of another's."""
-        return hmac.digest(read_or_make(self.settings.secret_file), tenant.encode(), "sha256")
+        return hmac.digest(deployment_key(self.settings), tenant.encode(), "sha256")
 
     def workers(self, size: int) -> Workers:
         """Who reads an upload of ``size`` bytes: this process alone, where starting others would cost more."""

@@ -1,4 +1,4 @@
-"""The deployment's secret key: a file of 64 hexadecimal characters that only its owner can read."""
+"""The deployment's secret key: 64 hexadecimal characters, in the environment or in a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,24 @@ import secrets
 from pathlib import Path
 
 from ftplatform.core.errors import InvalidConfig
+from ftplatform.settings import Settings
+
+
+def deployment_key(settings: Settings) -> bytes:
+    """The key of this deployment.
+
+    Raises:
+        InvalidConfig: it is no key; or steps run as pods and it is not in the environment: each pod would make its own, and
+            no two would agree on a pseudonym.
+    """
+    if settings.secret_key is not None:
+        return _parsed(settings.secret_key, "FTPLATFORM_SECRET_KEY")
+    if settings.executor == "k8s":
+        raise InvalidConfig(
+            "FTPLATFORM_SECRET_KEY is not set, and pods share no disk for the file: put 64 hexadecimal characters "
+            "(openssl rand -hex 32) into the Secret; a retry does not help"
+        )
+    return read_or_make(settings.secret_file)
 
 
 def read_or_make(path: Path) -> bytes:
@@ -17,13 +35,16 @@ def read_or_make(path: Path) -> bytes:
     """
     if not path.exists():
         _make(path)
-    text = path.read_text(encoding="ascii", errors="replace").strip()
+    return _parsed(path.read_text(encoding="ascii", errors="replace").strip(), str(path))
+
+
+def _parsed(text: str, where: str) -> bytes:
     try:
         key = bytes.fromhex(text)
     except ValueError:
         key = b""
     if len(key) < 32:
-        raise InvalidConfig(f"{path} holds {len(text)} characters: accepted are at least 64 hexadecimal ones")
+        raise InvalidConfig(f"{where} holds {len(text)} characters: accepted are at least 64 hexadecimal ones")
     return key
 
 

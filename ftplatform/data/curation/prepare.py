@@ -18,12 +18,10 @@ from ftplatform.data.compare.columns import BlockKeys, block_keys
 from ftplatform.data.language.detect import UNDETERMINED, detect
 from ftplatform.data.language.tagging import open_tagger
 from ftplatform.data.language.toxicity import Toxicity, measure, open_toxicity, score_rows
-from ftplatform.data.language.unicode_text import clean_text
+from ftplatform.data.language.unicode_text import clean_row
 from ftplatform.data.pii.scrubber import open_scrubber
+from ftplatform.data.synthetic.rows import SOURCE_TAG, SYNTHETIC
 from ftplatform.data.text import SHOWN_ROWS
-
-SYNTHETIC = ("source", "synthetic")
-"""The tag of a row that a teacher model wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,10 @@ def prepare(settings: Preparation, held_out: bool, block: bytes) -> Prepared:
     config = tools.config
     rows = rows_of(block)
     totals.read = len(rows)
-    rows = [_clean(row, config, totals) for row in with_system(rows, config.system)]
+    cleaned = [clean_row(row, config.unicode) for row in with_system(rows, config.system)]
+    for _, counts in cleaned:
+        totals.cleaned.update(counts)
+    rows = [row for row, _ in cleaned]
     scrubbed = tools.scrubber.scrub(rows)
     totals.pii.update(scrubbed.counts)
     totals.pii_examples = scrubbed.examples[:SHOWN_ROWS]
@@ -117,7 +118,7 @@ def prepare(settings: Preparation, held_out: bool, block: bytes) -> Prepared:
     return Prepared(
         lines=b"".join(map(line_of, done)),
         keys=block_keys(done, group_by=config.split.group_by, prompts=_numbers(settings.prompts)),
-        synthetic=np.array([row.tags.get(SYNTHETIC[0]) == SYNTHETIC[1] for row in done], np.bool_),
+        synthetic=np.array([row.tags.get(SOURCE_TAG) == SYNTHETIC for row in done], np.bool_),
         subjects=[(now[row], key) for row, key in scrubbed.subjects if row in now],
         totals=totals,
     )
@@ -134,16 +135,6 @@ def with_system(rows: Sequence[Row], system: str | None) -> Sequence[Row]:
         else replace(row, messages=(turn, *row.messages))
         for row in rows
     ]
-
-
-def _clean(row: Row, config: DatasetConfig, totals: Totals) -> Row:
-    def one(text: str) -> str:
-        cleaned, counts = clean_text(text, config.unicode)
-        if counts:
-            totals.cleaned.update(counts)
-        return cleaned
-
-    return row.map_contents(one)
 
 
 def said(row: Row) -> str:

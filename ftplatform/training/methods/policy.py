@@ -5,6 +5,7 @@ One update per set of answers, so the importance ratio is 1 and nothing is clipp
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,13 +139,13 @@ class Policy(TrainingMethod):
         model.train(training)
         return logprobs
 
+    @abstractmethod
     def _credited(self, model: Any, batch: Batch, rewards: torch.Tensor) -> Batch:
         """The batch with ``advantages`` and, where the loss needs it, ``reference``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _weights(self, lengths: torch.Tensor, tokens: float) -> torch.Tensor:
         """Per sequence, for each of its tokens; the trainer divides the sum by ``batch_size`` prompts."""
-        raise NotImplementedError
 
     def loss(self, model: Any, batch: Batch, figures: Figures) -> torch.Tensor:
         logprobs, owner = token_logprobs(model, batch, self.options.temperature)
