@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter
 
 from ftplatform.core.frozen import Frozen
 from ftplatform.core.methods import Method
-from ftplatform.core.recipe import LoraConfig, Parameterisation, TrainingConfig
+from ftplatform.core.recipe import LoraConfig, Parameterisation, Strategy, TrainingConfig
 
 SPEC_FILE = "spec.json"
 RESULT_FILE = "result.json"
@@ -64,7 +64,10 @@ class TrainSpec(Frozen):
     accumulation: int
     steps: int
     processes: int = 1
-    """Ranks, one per GPU."""
+    """Ranks, one per GPU, over all nodes."""
+    nodes: int = 1
+    strategy: Strategy = "single"
+    gradient_checkpointing: bool = False
     threads: int
     """Torch threads per process: part of the spec, because sums depend on it to the last bit."""
     tracking: Tracking | None = None

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from ftplatform.core.frozen import Frozen
 from ftplatform.core.manifests import BaseModel, CuratedDataset
 from ftplatform.core.methods import Method
-from ftplatform.core.recipe import LoraConfig, MixConfig, Parameterisation, TrainingConfig
+from ftplatform.core.recipe import LoraConfig, MixConfig, Parameterisation, Strategy, TrainingConfig
 
 
 class MemoryEstimate(Frozen):
@@ -67,6 +67,8 @@ class Plan(Frozen):
     replay: float
     micro_batch: int
     accumulation: int
+    strategy: Strategy = "single"
+    gradient_checkpointing: bool = False
     steps: int
     train_tokens: int
     """Tokens of the training split once, before padding."""

@@ -25,6 +25,10 @@ from ftplatform.core.methods import (
 
 Parameterisation = Literal["lora", "full", "ia3", "prefix", "prompt"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"]
+Strategy = Literal["single", "ddp", "fsdp2", "zero2", "zero3", "offload"]
+"""How the training is divided: one process; a copy per GPU; sharded by FSDP2; DeepSpeed ZeRO-2, ZeRO-3, ZeRO-3 with optimizer
+states in host memory.
+"""
 ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -78,6 +82,10 @@ class TrainingConfig(Frozen):
     """Whether input embeddings (and an output layer tied to them) stay as they are with full weights."""
     virtual_tokens: int = Field(20, ge=1, le=1024)
     """Trained positions in front of every row, with ``prefix`` and ``prompt``."""
+    gradient_checkpointing: bool | None = None
+    """Compute activations again in the backward pass (arXiv:1604.06174): a third more time for much less memory; None lets the
+    plan decide.
+    """
     checkpoint_every: int = Field(50, ge=1)
     """Optimizer steps between committed checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)
@@ -109,6 +117,7 @@ class HardwareConfig(Frozen):
 
     gpu: str = "auto"
     gpus: int = Field(1, ge=1, le=32)
+    strategy: Strategy | Literal["auto"] = "auto"
     spot: bool = False
     priority: Literal["low", "normal", "high"] = "normal"
     shared_memory_gb: float = Field(8.0, gt=0)

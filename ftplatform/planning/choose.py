@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ftplatform.core.errors import PlanRefused
-from ftplatform.core.recipe import LoraConfig
+from ftplatform.core.recipe import LoraConfig, Strategy
 from ftplatform.planning.hardware import HardwareCatalogue
-from ftplatform.planning.memory import STRATEGIES, Strategy
+from ftplatform.planning.memory import STRATEGIES
 from ftplatform.planning.options import Measured, Option, Work, options
 from ftplatform.planning.servable import VLLM_RANKS, Engine, servable
 from ftplatform.planning.setup import Setup, trained_parameters

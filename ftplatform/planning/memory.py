@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ftplatform.core.plan import MemoryEstimate
+from ftplatform.core.recipe import Strategy
 from ftplatform.planning.activations import activation_bytes, logits_bytes
 from ftplatform.planning.setup import QUANTIZED_BYTES, STATE_BYTES, Setup, reference_copies, trained_parameters
 from ftplatform.planning.shapes import ModelShape
@@ -18,7 +18,6 @@ CONTEXT_GB = {True: 1.5, False: 0.5}
 MASTER_BYTES = 4
 """An fp32 copy per trained weight, which DeepSpeed keeps beside bf16 weights."""
 
-Strategy = Literal["single", "ddp", "fsdp2", "zero2", "zero3", "offload"]
 STRATEGIES: dict[Strategy, str] = {
     "single": "one process",
     "ddp": "a copy of everything on every GPU (DDP)",

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from ftplatform.core.methods import find_method
 from ftplatform.core.plan import MemoryEstimate
+from ftplatform.core.recipe import Strategy
 from ftplatform.planning.calibration import Envelope
 from ftplatform.planning.hardware import Hardware, HardwareCatalogue
-from ftplatform.planning.memory import Layout, Strategy, estimate_memory, host_gb
+from ftplatform.planning.memory import Layout, estimate_memory, host_gb
 from ftplatform.planning.setup import Setup
 from ftplatform.planning.shapes import ModelShape
 from ftplatform.planning.speed import hours
