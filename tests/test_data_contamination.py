@@ -120,7 +120,7 @@ def test_a_full_filter_costs_time_and_changes_nothing(tmp_path: Path, monkeypatc
     whole = found(tmp_path / "a", rows, held)
     assert [(r, h) for r, _, h in whole] == [(i, 15 + 2 * i) for i in range(15)]
     monkeypatch.setattr(passages, "_MOST_BITS", 5)
-    monkeypatch.setattr(passages, "_MERGE_AT", 10)
+    monkeypatch.setattr(passages, "_PARTS", 2)
     assert found(tmp_path / "b", rows, held) == whole
 
 

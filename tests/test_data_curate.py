@@ -306,7 +306,7 @@ def test_the_erasure_index_finds_a_person_whose_address_is_gone(run: Curator) ->
     rows = [*many(20), row("I am Jo@Example.com", "ok", source="b:1"), row("call +91 98765 43210", "ok", source="b:2")]
     secret = b"k" * 32
     result = run(rows, {"split": {"test": 0, "validation": 0}}, secret=secret)
-    index = result.curated.index
+    index = result.curated.index.read_bytes()
     assert b"example" not in index
     (found,) = look_up(index, subject=subject_key(secret, "jo@example.com"))
     assert (found.source, found.side) == ("b:1", "train")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ftplatform.core.rows import Message, Row
 from ftplatform.data.compare import dedup
 from ftplatform.data.compare.columns import DATA, TEST_FILE, Columns, ColumnWriter, block_keys, key_array
-from ftplatform.data.compare.dedup import Versions, compare_versions, find_exact, first_equal, match
+from ftplatform.data.compare.dedup import SortedKeys, Versions, compare_versions, find_exact, first_equal
 from ftplatform.data.compare.minhash import ANSWER, QUESTION, Banding, shingles, template_shingles
 from ftplatform.data.compare.near import NEIGHBOURS, find_near, jaccard
 from ftplatform.data.compare.words import hash_words, ngrams
@@ -99,7 +99,7 @@ def test_first_equal_and_match_agree_with_a_dictionary(keys: list[bytes], others
     with pytest.MonkeyPatch.context() as small:
         small.setattr(dedup, "_SORTED_AT_ONCE", 7)
         assert first_equal(key_array(wide)).tolist() == [wide.index(k) for k in wide]
-        found = match(key_array(wide), key_array(against)).tolist()
+        found = SortedKeys(key_array(against)).find(key_array(wide)).tolist()
     assert found == [against.index(k) if k in against else -1 for k in wide]
 
 

@@ -182,7 +182,7 @@ def _made(
         "counts": as_json(curated.totals),
         "pii_examples": curated.totals.pii_examples,
         "profile": parts.store.put_bytes(drawn),
-        "index": parts.store.put_bytes(curated.index),
+        "index": parts.store.put_file(curated.index),
         "data_docs": parts.store.put_tree(expected.docs),
         "expectations": markdown_table(expected.results),
     }
@@ -223,7 +223,7 @@ def _index_in_use(parts: Parts, key: DatasetKey) -> str | None:
 def _changes(parts: Parts, index: str, before: str | None) -> dict[str, int]:
     if before is None:
         return {}
-    found = changes(parts.store.get_bytes(index), parts.store.get_bytes(before))
+    found = changes(parts.store.path(index), parts.store.path(before))
     return {"rows new in this version": found.new, "rows kept": found.kept, "rows gone": found.gone}
 
 

@@ -95,6 +95,11 @@ class Columns:
     def __len__(self) -> int:
         return len(self.place)
 
+    @property
+    def teacher(self) -> NDArray[np.int32]:
+        """The row of every key of ``learned``."""
+        return np.repeat(np.arange(len(self), dtype=np.int32), self.learned_count)
+
     @classmethod
     def open(cls, folder: Path) -> Columns:
         """Open what a ``ColumnWriter`` closed."""

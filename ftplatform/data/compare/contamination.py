@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ftplatform.core.dataset_config import ContaminationConfig
 from ftplatform.data.compare.columns import Columns, Mapper
-from ftplatform.data.compare.dedup import match
+from ftplatform.data.compare.dedup import matches
 from ftplatform.data.compare.minhash import QUESTION, Banding, template_shingles, write_bands
 from ftplatform.data.compare.near import NEIGHBOURS, jaccard
 from ftplatform.data.compare.passages import passages
@@ -20,6 +21,7 @@ EXACT, NEAR, NGRAM = 0, 1, 2
 KINDS = ("exact", "near", "ngram")
 
 Rows = NDArray[np.int64]
+_ROWS_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +63,20 @@ def find_contamination(
     if references is not None:
         sides.append((references, np.arange(len(references)), len(columns)))
 
-    def note(found: Rows, what: Rows, which: int) -> None:
+    def note(found: NDArray[Any], what: Rows, which: int) -> None:
         new = kind[found] < 0
         kind[found[new]], held[found[new]] = which, what[new]
 
     asking = rows[columns.asked[rows] >= 0]
     note(asking, len(columns) + columns.asked[asking].astype(np.int64), EXACT)
-    teacher = np.repeat(np.arange(len(columns)), columns.learned_count)
+    teacher = columns.teacher
     for other, others, base in sides:
-        for owner, keys in ((np.arange(len(columns)), columns.question), (teacher, columns.learned)):
-            mine = np.flatnonzero(train[owner])
-            found = match(keys[mine], other.question[others])
-            hit = found >= 0
-            note(owner[mine[hit]], others[found[hit]] + base, EXACT)
+        questions = other.question[others]
+        for mine, at in matches(columns.question, train, questions):
+            note(mine, others[at] + base, EXACT)
+        for keys, at in matches(columns.learned, train[teacher], questions):
+            note(teacher[keys], others[at] + base, EXACT)
+    del teacher
 
     templates = template_shingles(columns, rows)
     banding = Banding.of(config.threshold)
@@ -100,13 +103,15 @@ def _same_bucket(band: NDArray[np.uint32], held_out: NDArray[np.uint32]) -> Iter
     """Pairs (place in ``band``, place in ``held_out``) of equal values; of a held-out bucket at most ``NEIGHBOURS``."""
     order = np.argsort(held_out, kind="stable")
     values = held_out[order]
-    begin = np.searchsorted(values, band)
-    mine = np.flatnonzero(band)
-    for distance in range(NEIGHBOURS):
-        at = begin[mine] + distance
-        mine, at = mine[at < len(values)], at[at < len(values)]
-        same = values[at] == band[mine]
-        mine, at = mine[same], at[same]
-        if not len(mine):
-            return
-        yield mine, order[at]
+    for first in range(0, len(band), _ROWS_AT_ONCE):
+        part = np.asarray(band[first : first + _ROWS_AT_ONCE])
+        mine = np.flatnonzero(part)
+        begin = np.searchsorted(values, part[mine])
+        for distance in range(NEIGHBOURS):
+            at = begin + distance
+            same = at < len(values)
+            same[same] = values[at[same]] == part[mine[same]]
+            mine, begin = mine[same], begin[same]
+            if not len(mine):
+                break
+            yield mine + first, order[begin + distance]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,16 +55,16 @@ class Versions:
 def compare_versions(exact: Keys, earlier: Keys) -> Versions:
     """Count distinct rows that are only here, in both, and only in the earlier version."""
     here, before = (keys[first_equal(keys) == np.arange(len(keys))] for keys in (exact, earlier))
-    kept = int((match(here, before) >= 0).sum())
+    kept = sum(len(found) for found, _ in matches(here, np.ones(len(here), np.bool_), before))
     return Versions(len(here) - kept, kept, len(before) - kept)
 
 
 def first_equal(keys: Keys) -> NDArray[np.int64]:
     """(n,): for every key, the index of its first occurrence. Sorts a million keys at a time."""
     out = np.arange(len(keys))
-    parts = np.uint64(-(-len(keys) // _SORTED_AT_ONCE))
-    for part in range(int(parts)):
-        rows = np.flatnonzero(keys[:, 0] % parts == part)
+    parts = max(1, -(-len(keys) // _SORTED_AT_ONCE))
+    for part in range(parts):
+        rows = np.flatnonzero(keys[:, 0] % np.uint64(parts) == part)
         high, low = keys[rows, 0], keys[rows, 1]
         # lexsort is stable: the first of a run is the earliest row.
         order = np.lexsort((low, high))
@@ -73,21 +74,37 @@ def first_equal(keys: Keys) -> NDArray[np.int64]:
     return out
 
 
-def match(keys: Keys, others: Keys) -> NDArray[np.int64]:
-    """(n,): for every key, the index of the first equal one of ``others``, or -1."""
-    out = np.full(len(keys), -1)
-    order = np.lexsort((others[:, 1], others[:, 0]))
-    high, low = others[order, 0], others[order, 1]
-    for begin in range(0, len(keys), _SORTED_AT_ONCE):
-        part = keys[begin : begin + _SORTED_AT_ONCE]
-        at = np.searchsorted(high, part[:, 0])
-        left = np.arange(len(part))
+class SortedKeys:
+    """Keys to be looked up in: 24 bytes each."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._order = np.lexsort((keys[:, 1], keys[:, 0]))
+        self._high, self._low = keys[self._order, 0], keys[self._order, 1]
+
+    def find(self, keys: Keys) -> NDArray[np.int64]:
+        """(n,): for every key, the index of the first equal one here, or -1."""
+        out = np.full(len(keys), -1)
+        at = np.searchsorted(self._high, keys[:, 0])
+        left = np.arange(len(keys))
         while len(left):
-            left = left[at[left] < len(high)]
-            left = left[high[at[left]] == part[left, 0]]
-            equal = low[at[left]] == part[left, 1]
-            out[begin + left[equal]] = order[at[left[equal]]]
+            left = left[at[left] < len(self._high)]
+            left = left[self._high[at[left]] == keys[left, 0]]
+            equal = self._low[at[left]] == keys[left, 1]
+            out[left[equal]] = self._order[at[left[equal]]]
             # Another key with the same upper half: about once in 10^5 sets of ten million.
             left = left[~equal]
             at[left] += 1
-    return out
+        return out
+
+
+def matches(
+    keys: Keys, chosen: NDArray[np.bool_], others: Keys
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Pairs (index of a key that is ``chosen`` (n,), index of the first equal one of ``others``), a million keys at a
+    time.
+    """
+    known = SortedKeys(others)
+    for begin in range(0, len(keys), _SORTED_AT_ONCE):
+        part = np.flatnonzero(chosen[begin : begin + _SORTED_AT_ONCE]) + begin
+        found = known.find(keys[part])
+        yield part[found >= 0], found[found >= 0]

@@ -16,6 +16,7 @@ from ftplatform.data.compare.words import mix
 Rows = NDArray[np.int64]
 NEIGHBOURS = 8
 """Rows of a bucket that a row is compared with, besides the first: a bucket of any size costs linear time."""
+_ROWS_AT_ONCE = 1_000_000
 _PAIRS = 1 << 14
 _PAIR_WORDS = 500_000
 _MOST_SHINGLES = 20_000
@@ -43,7 +44,7 @@ def find_near(
     templates = template_shingles(columns, rows)
     # Question and answer each at the threshold means that both together are: what the bands are made of.
     bands = write_bands(columns, rows, BOTH, templates, Banding.of(threshold), folder / "near-bands", mapper)
-    earlier, similarity = np.full(len(rows), -1), np.zeros(len(rows), np.float32)
+    earlier, similarity = np.full(len(rows), -1, np.int32), np.zeros(len(rows), np.float32)
     for band in bands:
         for late, early in _neighbours(np.asarray(band)):
             is_open = earlier[late] < 0
@@ -113,17 +114,23 @@ def _words(columns: Columns, rows: Rows) -> NDArray[np.int64]:
     return columns.question_words[rows].astype(np.int64) + columns.answer_words[rows]
 
 
-def _neighbours(band: NDArray[np.uint32]) -> Iterator[tuple[Rows, Rows]]:
+def _neighbours(band: NDArray[np.uint32]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
     """Pairs (later, earlier) of one bucket: each row with the ``NEIGHBOURS`` before it, then with the first."""
-    order = np.argsort(band, kind="stable")
+    order = np.argsort(band, kind="stable").astype(np.int32)
     values = band[order]
-    order, values = order[values > 0], values[values > 0]
+    empty = int(np.searchsorted(values, 0, side="right"))
+    order, values = order[empty:], values[empty:]
     for distance in range(1, NEIGHBOURS + 1):
-        same = np.flatnonzero(values[distance:] == values[:-distance])
-        if not len(same):
+        some = False
+        for begin in range(0, len(values) - distance, _ROWS_AT_ONCE):
+            end = min(begin + _ROWS_AT_ONCE, len(values) - distance)
+            same = np.flatnonzero(values[begin + distance : end + distance] == values[begin:end]) + begin
+            some |= bool(len(same))
+            yield order[same + distance], order[same]
+        if not some:
             return
-        yield order[same + distance], order[same]
-    begins = np.flatnonzero(np.diff(values, prepend=0))
-    first = np.repeat(begins, np.diff(begins, append=len(values)))
-    far = np.flatnonzero(np.arange(len(values)) - first > NEIGHBOURS)
-    yield order[far], order[first[far]]
+    for begin in range(0, len(values), _ROWS_AT_ONCE):
+        part = values[begin : begin + _ROWS_AT_ONCE]
+        first = np.searchsorted(values, part)
+        far = np.flatnonzero(np.arange(begin, begin + len(part)) - first > NEIGHBOURS)
+        yield order[far + begin], order[first[far]]

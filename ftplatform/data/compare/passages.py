@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,9 @@ Rows = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 _MOST_BITS = 30
 """The filter takes at most 128 MB; with 30 million held-out passages in it, 3 % of the others pass too."""
-_MERGE_AT = 2_000_000
+_PARTS = 64
+"""Passages in common are sorted in so many parts: of a hundred million, 1.6 million at a time."""
+_POSSIBLE, _SIDE = "passages-possible", "passages-side"
 
 
 def passages(
@@ -35,7 +39,7 @@ def passages(
     words have no passage. A row may come more than once.
 
     Each side is read twice, whatever its size: a filter of the held-out passages names those of the rows that may be equal,
-    these name the held-out ones that are, and these the rows. Memory grows with what both have in common.
+    these name the held-out ones that are, and these the rows. What both have in common stands on disk.
     """
     path = folder / "passages.npy"
     count = sum(int(np.maximum(c.question_words[r] - size + 1, 0).sum(dtype=np.int64)) for c, r in held_out)
@@ -43,16 +47,16 @@ def passages(
         return
     bits = min(_MOST_BITS, max(10, (32 * count).bit_length()))
     np.save(path, _filter(held_out, size, bits))
-    possible = _counted(mapper(partial(possible_block, columns.folder, path, size, bits), row_blocks(columns, rows)))
-    most = max(TEMPLATE_ROWS, TEMPLATE_SHARE * len(rows))
-    known, side, row = _known(held_out, size, possible[0][possible[1] <= most])
-    if not len(known):
+    blocks = mapper(partial(possible_block, columns.folder, path, size, bits), row_blocks(columns, rows))
+    possible = _possible(blocks, max(TEMPLATE_ROWS, TEMPLATE_SHARE * len(rows)), folder)
+    side, owner = _first_owners(held_out, size, possible, folder)
+    known = int(np.count_nonzero(side >= 0))
+    if not known:
         return
-    np.save(path, known)
-    for found, at in mapper(partial(passage_block, columns.folder, path, size), row_blocks(columns, rows)):
+    for found, at in mapper(partial(passage_block, columns.folder, folder, size), row_blocks(columns, rows)):
         for number in range(len(held_out)):
             here = side[at] == number
-            yield found[here], number, row[at[here]]
+            yield found[here], number, owner[at[here]].astype(np.int64)
 
 
 def possible_block(folder: Path, path: Path, size: int, bits: int, rows: Rows) -> tuple[Hashes, NDArray[np.int64]]:
@@ -68,13 +72,16 @@ def possible_block(folder: Path, path: Path, size: int, bits: int, rows: Rows) -
     return np.unique(values[once], return_counts=True)
 
 
-def passage_block(folder: Path, path: Path, size: int, rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
-    """Pairs (row, index into the sorted passages of ``path``), the first of each row; for a process pool."""
+def passage_block(folder: Path, at: Path, size: int, rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
+    """Pairs (row, index into the sorted passages below ``at``), the first of each row that a held-out question has."""
     columns = Columns.open(folder)
     values, counts = _passages(columns, rows, _all_words(columns, rows), size)
-    at, hit = _search(np.load(path, mmap_mode="r"), values)
+    place, hit = _search(_mapped(at / _POSSIBLE, np.uint64), values)
+    side = _mapped(at / _SIDE, np.int8)
+    if len(side):
+        hit &= side[place] >= 0
     row, first = np.unique(np.repeat(np.arange(len(rows)), counts)[hit], return_index=True)
-    return rows[row], at[hit][first]
+    return rows[row], place[hit][first]
 
 
 def _filter(held_out: Sequence[tuple[Columns, Rows]], size: int, bits: int) -> NDArray[np.uint8]:
@@ -86,39 +93,56 @@ def _filter(held_out: Sequence[tuple[Columns, Rows]], size: int, bits: int) -> N
     return out
 
 
-def _counted(blocks: Iterable[tuple[Hashes, NDArray[np.int64]]]) -> tuple[Hashes, NDArray[np.int64]]:
-    """Sorted passages of all blocks with the number of rows that have them."""
-    total: tuple[Hashes, NDArray[np.int64]] = (np.zeros(0, np.uint64), np.zeros(0, np.int64))
-    waiting: list[tuple[Hashes, NDArray[np.int64]]] = []
+def _possible(blocks: Iterable[tuple[Hashes, NDArray[np.int64]]], most: float, folder: Path) -> Hashes:
+    """The sorted passages of all blocks that at most ``most`` rows have, in a file.
 
-    def merged() -> tuple[Hashes, NDArray[np.int64]]:
-        values = np.concatenate([total[0], *(v for v, _ in waiting)])
-        counts = np.concatenate([total[1], *(c for _, c in waiting)])
-        values, place = np.unique(values, return_inverse=True)
-        return values, np.bincount(place, counts, minlength=len(values)).astype(np.int64)
+    Sorted by parts of the value range, so that memory holds a part of them and never all.
+    """
+    bounds = np.arange(1, _PARTS, dtype=np.uint64) << np.uint64(64 - _PARTS.bit_length() + 1)
+    with ExitStack() as stack:
+        files = [stack.enter_context((folder / f"passages-{part}").open("wb")) for part in range(_PARTS)]
+        for values, counts in blocks:
+            pairs = np.stack([values, counts.astype(np.uint64)], axis=1)
+            for file, part in zip(files, np.split(pairs, np.searchsorted(values, bounds)), strict=True):
+                file.write(part.tobytes())
+    with (folder / _POSSIBLE).open("wb") as out:
+        for file in files:
+            pairs = np.fromfile(file.name, np.uint64).reshape(-1, 2)
+            values, place = np.unique(pairs[:, 0], return_inverse=True)
+            rows = np.bincount(place, pairs[:, 1], minlength=len(values))
+            out.write(values[rows <= most].tobytes())
+            Path(file.name).unlink()
+    return _mapped(folder / _POSSIBLE, np.uint64)
 
-    for block in blocks:
-        waiting.append(block)
-        # As much waits as is merged already, so that merging stays linear in all.
-        if sum(len(v) for v, _ in waiting) > max(_MERGE_AT, len(total[0])):
-            total, waiting = merged(), []
-    return merged()
 
+def _first_owners(
+    held_out: Sequence[tuple[Columns, Rows]], size: int, possible: Hashes, folder: Path
+) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+    """For every possible passage the side and the row of the first held-out question that has it; side -1 where none does.
 
-def _known(
-    held_out: Sequence[tuple[Columns, Rows]], size: int, possible: Hashes
-) -> tuple[Hashes, NDArray[np.int8], Rows]:
-    """The sorted held-out passages among ``possible``, and of each the side and row that has it first."""
-    found, sides, owners = [], [], []
+    In files, because there can be several passages for every row.
+    """
+    if not len(possible):
+        (folder / _SIDE).touch()
+        return np.zeros(0, np.int8), np.zeros(0, np.int32)
+    side = np.memmap(folder / _SIDE, np.int8, mode="w+", shape=possible.shape)
+    owner = np.memmap(folder / "passages-owner", np.int32, mode="w+", shape=possible.shape)
+    side[:] = -1
     for number, (columns, rows) in enumerate(held_out):
         for block in row_blocks(columns, rows):
             values, counts = _passages(columns, block, columns.question_words[block], size)
-            _, hit = _search(possible, values)
-            found.append(values[hit])
-            owners.append(np.repeat(block, counts)[hit])
-            sides.append(np.full(len(owners[-1]), number, np.int8))
-    known, first = np.unique(np.concatenate(found), return_index=True)
-    return known, np.concatenate(sides)[first], np.concatenate(owners)[first]
+            at, hit = _search(possible, values)
+            found, first = np.unique(at[hit], return_index=True)
+            new = side[found] < 0
+            side[found[new]] = number
+            owner[found[new]] = np.repeat(block, counts)[hit][first[new]]
+    side.flush()
+    return side, owner
+
+
+def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
+    # An empty file cannot be mapped.
+    return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
 
 
 def _search(known: Hashes, values: Hashes) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ftplatform.core.dataset_config import SplitConfig
 from ftplatform.data.compare.columns import TEST_FILE, VALIDATION_FILE, Columns
-from ftplatform.data.compare.dedup import Keys, match
+from ftplatform.data.compare.dedup import matches
 
 OUT, TRAIN, VALIDATION, TEST = -1, 0, 1, 2
 """A row's side: its place in ``SPLITS``, or ``OUT`` when it is left out."""
@@ -74,18 +74,23 @@ def _teaching(
     columns: Columns, sides: NDArray[np.int8], side: int, held: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of ``side`` that give away a row of ``held``, each with the first such."""
-    held_rows, rows = np.flatnonzero(held), np.flatnonzero(sides == side)
-    if not len(held_rows) or not len(rows):
+    held_rows, mine = np.flatnonzero(held), sides == side
+    if not len(held_rows) or not mine.any():
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     gives = np.full(len(columns), -1)
-    _note(gives, rows, columns.question[rows], columns.question[held_rows], held_rows)
+    questions = columns.question[held_rows]
+    for rows, found in matches(columns.question, mine, questions):
+        gives[rows] = held_rows[found]
     if len(columns.learned):
-        teacher = np.repeat(np.arange(len(columns)), columns.learned_count)
-        asked = sides[teacher] == side
-        _note(gives, teacher[asked], columns.learned[asked], columns.question[held_rows], held_rows)
-    groups, held_groups = columns.group_place[rows], columns.group_place[held_rows]
-    grouped, held_grouped = ~np.isnan(groups), ~np.isnan(held_groups)
-    if grouped.any() and held_grouped.any():
+        teacher = columns.teacher
+        for keys, found in matches(columns.learned, mine[teacher], questions):
+            gives[teacher[keys]] = held_rows[found]
+    held_groups = columns.group_place[held_rows]
+    held_grouped = ~np.isnan(held_groups)
+    if held_grouped.any():
+        rows = np.flatnonzero(mine)
+        groups = columns.group_place[rows]
+        grouped = ~np.isnan(groups)
         known, at = np.unique(held_groups[held_grouped], return_index=True)
         found = np.minimum(np.searchsorted(known, groups[grouped]), len(known) - 1)
         same = known[found] == groups[grouped]
@@ -93,10 +98,3 @@ def _teaching(
         gives[hit] = held_rows[held_grouped][at[found[same]]]
     teaching = np.flatnonzero(gives >= 0)
     return teaching, gives[teaching]
-
-
-def _note(
-    gives: NDArray[np.int64], rows: NDArray[np.int64], keys: Keys, held: Keys, held_rows: NDArray[np.int64]
-) -> None:
-    found = match(keys, held)
-    gives[rows[found >= 0]] = held_rows[found[found >= 0]]

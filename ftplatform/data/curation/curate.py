@@ -61,7 +61,7 @@ class Curated:
     totals: Totals
     decision: Decision
     verified: Verified
-    index: bytes
+    index: Path
     """The erasure index; see ``write_index``."""
     checks: list[CheckResult]
 
@@ -93,7 +93,8 @@ def curate(
         *decided_checks(columns, decision, prepared, config, totals, names),
     ]
     rows = {name: int((decision.sides == side).sum()) for side, name in enumerate(SPLITS)}
-    index = write_index(prepared, decision.sides, columns.exact, subjects)
+    index = folder / "index.npz"
+    write_index(prepared, decision.sides, columns.exact, subjects, index)
     return Curated(splits, rows, totals, decision, verified, index, checks)
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,36 +44,34 @@ class Subjects:
             self.keys.append(np.frombuffer(b"".join(key for _, key in found), "V16"))
 
 
-def write_index(prepared: Path, sides: NDArray[np.int8], exact: Keys, subjects: Subjects) -> bytes:
+def write_index(prepared: Path, sides: NDArray[np.int8], exact: Keys, subjects: Subjects, into: Path) -> None:
     """The index of a version: a compressed NumPy archive of ``hash``, ``side``, ``exact`` (key of the normalised question
     and answer) and ``source``, per prepared row in order, and of ``subject`` and ``subject_row``.
 
     Rows that curation left out are in it too: that somebody's row is *not* in a version is an answer.
     """
-    # Plain bytes: a Python object per row of millions would be the largest thing in memory.
-    hashes, sources = bytearray(), bytearray()
-    for block in read_blocks(prepared):
-        for row in rows_of(block):
-            hashes += bytes.fromhex(row.hash)[:16]
-            sources += row.source.encode() + b"\n"
-    target = io.BytesIO()
+    hashes, sources = into.with_suffix(".hashes"), into.with_suffix(".sources")
+    with hashes.open("wb") as hash_stream, sources.open("wb") as source_stream:
+        for block in read_blocks(prepared):
+            rows = rows_of(block)
+            hash_stream.write(b"".join(bytes.fromhex(row.hash)[:16] for row in rows))
+            source_stream.write("".join(f"{row.source}\n" for row in rows).encode())
     np.savez_compressed(
-        target,
-        hash=np.frombuffer(hashes, "V16"),
+        into,
+        hash=_mapped(hashes, "V16"),
         side=sides,
         exact=exact,
-        source=np.frombuffer(sources, np.uint8),
+        source=_mapped(sources, "u1"),
         subject=np.concatenate(subjects.keys) if subjects.keys else np.zeros(0, "V16"),
         subject_row=np.concatenate(subjects.rows) if subjects.rows else np.zeros(0, np.int64),
     )
-    return target.getvalue()
+    hashes.unlink()
+    sources.unlink()
 
 
-def changes(index: bytes, earlier: bytes) -> Versions:
+def changes(index: Path, earlier: Path) -> Versions:
     """How many distinct rows of a version are new against an earlier one, stayed, and are gone."""
-    here, before = (
-        found["exact"][found["side"] >= 0] for found in (np.load(io.BytesIO(index)), np.load(io.BytesIO(earlier)))
-    )
+    here, before = (found["exact"][found["side"] >= 0] for found in (np.load(index), np.load(earlier)))
     return compare_versions(here, before)
 
 
@@ -103,3 +102,8 @@ def look_up(
     for i in sorted(hits):
         side = int(sides[i])
         yield Traced(sources[i], hashes[i].tobytes().hex(), SPLITS[side] if side >= 0 else "left out")
+
+
+def _mapped(path: Path, dtype: str) -> NDArray[Any]:
+    # Mapped and not read: of millions of rows they would be the largest thing in memory. An empty file cannot be mapped.
+    return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
