@@ -17,6 +17,8 @@ defs = dg.Definitions(
         sensors.intake_job,
         dg.define_asset_job("base_job", selection=assets.BASE, partitions_def=bases),
         dg.define_asset_job("training_job", selection=assets.LINE, partitions_def=lines),
+        dg.define_asset_job("search_job", selection=assets.SEARCH, partitions_def=lines),
+        dg.define_asset_job("probe_job", selection=assets.PROBE, partitions_def=lines),
         dg.define_asset_job("synthetic_job", selection=assets.ON_DEMAND, partitions_def=datasets),
     ],
     sensors=sensors.ALL,

@@ -9,10 +9,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.payload import StoreAddress
+from ftplatform.core.trackers import PACKAGES, TrackerAddress, parse_trackers
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -31,6 +33,10 @@ class Settings:
     """``FTPLATFORM_CATALOG``: SQLAlchemy address, SQLite or ``postgresql+psycopg2://``."""
     tracking_uri: str
     """``FTPLATFORM_TRACKING``: MLflow tracking and registry address."""
+    trackers: tuple[TrackerAddress, ...]
+    """``FTPLATFORM_TRACKERS``: more trackers beside MLflow, comma-separated: ``tensorboard:/folder``, ``wandb:/folder`` or
+    ``wandb:https://host``, ``aim:/folder`` or ``aim:aim://host:port``.
+    """
     serving_url: str
     """``FTPLATFORM_SERVING``: the engine's address, where the server listens and where deployments are probed."""
     executor: str
@@ -38,7 +44,11 @@ class Settings:
     hardware: Path | None
     """``FTPLATFORM_HARDWARE``: a hardware catalogue of your own; default is the one in the package."""
     default_gpu: str
-    """``FTPLATFORM_GPU``: the hardware catalogue's entry that ``gpu: auto`` means, and that payloads on this machine get."""
+    """``FTPLATFORM_GPU``: the hardware catalogue's entry that payloads on this machine get, and base models on a cluster."""
+    gpus: tuple[str, ...]
+    """``FTPLATFORM_GPUS``: entries, comma-separated, that ``gpu: auto`` may choose from on a cluster, or ``all``; default is
+    ``FTPLATFORM_GPU`` alone. Empty here means all.
+    """
     gpu_image: str | None
     """``FTPLATFORM_GPU_IMAGE``: image of the pods of GPU assets, with the ``train`` extra; a plan's own image wins."""
     training_slots: int
@@ -83,6 +93,11 @@ def _one_of(env: Mapping[str, str], name: str, *allowed: str) -> str:
     return text
 
 
+def _gpus(env: Mapping[str, str]) -> tuple[str, ...]:
+    text = env.get("FTPLATFORM_GPUS") or env.get("FTPLATFORM_GPU") or "cpu"
+    return () if text.strip() == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def _teachers(env: Mapping[str, str], serving_url: str) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for entry in (env.get("FTPLATFORM_TEACHERS") or f"{serving_url}/v1").split(","):
@@ -94,6 +109,19 @@ def _teachers(env: Mapping[str, str], serving_url: str) -> dict[str, str | None]
         if variables and not env.get(variables[0]):
             raise InvalidConfig(f"FTPLATFORM_TEACHERS names {variables[0]} for the key of {address}, which is not set")
         found[address.rstrip("/")] = env[variables[0]] if variables else None
+    return found
+
+
+def _trackers(env: Mapping[str, str]) -> tuple[TrackerAddress, ...]:
+    found = parse_trackers(env.get("FTPLATFORM_TRACKERS") or "")
+    if env.get("FTPLATFORM_PAYLOAD_PYTHON") or env.get("FTPLATFORM_EXECUTOR", "local") != "local":
+        # Trainings run under another interpreter, which looks for itself before it loads a model.
+        return found
+    if missing := [PACKAGES[one.kind] for one in found if find_spec(PACKAGES[one.kind]) is None]:
+        raise InvalidConfig(
+            f"FTPLATFORM_TRACKERS names {', '.join(missing)}, which is not installed here: `pip install {' '.join(missing)}`, or "
+            "leave it out"
+        )
     return found
 
 
@@ -119,10 +147,12 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         ),
         catalog_url=env.get("FTPLATFORM_CATALOG") or f"sqlite:///{home / 'catalog.db'}",
         tracking_uri=env.get("FTPLATFORM_TRACKING") or f"sqlite:///{home / 'mlflow.db'}",
+        trackers=_trackers(env),
         serving_url=serving_url,
         executor=_one_of(env, "FTPLATFORM_EXECUTOR", "local", "k8s"),
         hardware=Path(env["FTPLATFORM_HARDWARE"]) if env.get("FTPLATFORM_HARDWARE") else None,
         default_gpu=env.get("FTPLATFORM_GPU") or "cpu",
+        gpus=_gpus(env),
         gpu_image=env.get("FTPLATFORM_GPU_IMAGE") or None,
         training_slots=_whole(env, "FTPLATFORM_TRAINING_SLOTS", 1, 1),
         threads=_whole(env, "FTPLATFORM_THREADS", 1, 1),

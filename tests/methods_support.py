@@ -17,7 +17,7 @@ from ftplatform.core.payload import PayloadResult, TrainSpec
 from ftplatform.core.recipe import LoraConfig
 from ftplatform.store import ObjectStore
 from ftplatform.store.payload_io import PayloadIO
-from ftplatform.training.sft import train
+from ftplatform.training.job import train
 
 STOP, GOOD, BAD = 1, range(2, 12), range(12, 22)
 """Words of good answers and of bad ones; prompts have the rest."""

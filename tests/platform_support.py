@@ -47,7 +47,11 @@ class Bench:
         return self.parts.catalog.datasets.upload(key, sources, "push")[0]
 
     def run(
-        self, selection: Iterable[dg.AssetsDefinition], partition: str, tags: dict[str, str] | None = None
+        self,
+        selection: Iterable[dg.AssetsDefinition],
+        partition: str,
+        tags: dict[str, str] | None = None,
+        config: dict[str, Any] | None = None,
     ) -> dg.ExecuteInProcessResult:
         if "|" in partition:
             dataset, recipe = partition.split("|")
@@ -60,6 +64,7 @@ class Bench:
             instance=self.instance,
             resources=self.resources,
             tags=tags or {},
+            run_config=config,
             raise_on_error=False,
         )
 

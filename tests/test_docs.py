@@ -198,8 +198,10 @@ def test_the_examples_of_the_formats_are_read_as_what_they_are_said_to_be(tmp_pa
 
 
 def test_the_recipe_of_the_page_is_a_recipe() -> None:
-    (example,) = re.findall(r"^```yaml\n(.*?)^```", text("recipes.md"), re.DOTALL | re.MULTILINE)
+    example, *parts = re.findall(r"^```yaml\n(.*?)^```", text("recipes.md"), re.DOTALL | re.MULTILINE)
     assert str(parse_recipe(yaml.safe_load(example)).key) == "support-lora@1"
+    for part in parts:
+        parse_recipe(yaml.safe_load(example) | yaml.safe_load(part))
 
 
 def test_every_shipped_recipe_is_named() -> None:

@@ -31,7 +31,7 @@ from ftplatform.core.rows import Message, Row  # noqa: E402
 from ftplatform.evaluation import runner, runner_choices, runner_model  # noqa: E402
 from ftplatform.evaluation.items import Item, dump_items, parse_items  # noqa: E402
 from ftplatform.evaluation.score_cache import missing_scores, record_scores, score_requests  # noqa: E402
-from ftplatform.evaluation.suite_files import StoredSuite, _publish, publish_heldout  # noqa: E402
+from ftplatform.evaluation.suite_files import StoredSuite, publish_heldout, publish_items  # noqa: E402
 from ftplatform.store import ObjectStore, open_store  # noqa: E402
 from ftplatform.store.payload_io import PayloadIO  # noqa: E402
 
@@ -113,7 +113,7 @@ def model(place, name: str) -> ModelSpec:
 
 
 def choices(store: ObjectStore, n: int = 60) -> StoredSuite:
-    return _publish(store, "choices", choice_items(n), 32)
+    return publish_items(store, "choices", choice_items(n), 32)
 
 
 def heldout(store: ObjectStore) -> StoredSuite:
@@ -204,7 +204,7 @@ def test_the_right_answer_scores_one_and_a_longer_one_zero(place, tmp_path):
     outputs = [item["output"] for item in scored["base", "heldout"]["items"]]
     answers = [f" {output}\n" if i % 2 else output + "x" for i, output in enumerate(outputs)]
     changed = [item.model_copy(update={"reference": answer}) for item, answer in zip(items, answers, strict=True)]
-    _, again = score(place, tmp_path, ["base"], [_publish(place.store, "heldout", changed, 8)])
+    _, again = score(place, tmp_path, ["base"], [publish_items(place.store, "heldout", changed, 8)])
     assert [item["score"] for item in again["base", "heldout"]["items"]] == [i % 2 for i in range(len(items))]
 
 
@@ -212,9 +212,9 @@ def test_prompts_are_the_ids_of_the_models_own_template(place, tmp_path, monkeyp
     seen: list[list[int]] = []
     original = runner_choices._batch
 
-    def spy(model, prompts, rows, continuations):
+    def spy(model, prompts, rows, continuations, start):
         seen.extend(prompts)
-        return original(model, prompts, rows, continuations)
+        return original(model, prompts, rows, continuations, start)
 
     monkeypatch.setattr(runner_choices, "_batch", spy)
     score(place, tmp_path, ["base"], [choices(place.store, 8)])
@@ -244,7 +244,9 @@ def test_an_item_too_long_for_the_model_scores_zero_and_is_counted(place, tmp_pa
     long = items[2].model_copy(
         update={"messages": (items[2].messages[-1].model_copy(update={"content": "red " * 80}),)}
     )
-    _, scored = score(place, tmp_path, ["base"], [_publish(place.store, "choices", [*items[:2], long, *items[3:]], 32)])
+    _, scored = score(
+        place, tmp_path, ["base"], [publish_items(place.store, "choices", [*items[:2], long, *items[3:]], 32)]
+    )
     found = scored["base", "choices"]
     assert found["too_long"] == 1
     assert found["n"] == 6

@@ -22,6 +22,8 @@ from ftplatform.partitions import bases
 from ftplatform.resources.jobs import JOB_TAG, job_doc, latest_doc
 
 DATASET = "acme/support"
+UNASKED: dict[str, bytes | str] = {"dataset.yaml": "check_base: false\n"}
+"""A scoring payload less; tests/test_baseline.py asks the base."""
 
 
 def _recipe(version: int = 1, **training: Any) -> Recipe:
@@ -44,7 +46,7 @@ def bench(tmp_path: Path) -> Bench:
     key = _add_base(bench, write_base(tmp_path / "base"))
     assert bench.run([assets.base_model], key).success
     bench.parts.catalog.recipes.add(_recipe())
-    assert bench.data_run(DATASET, {"rows.jsonl": chat_rows(60)}).success
+    assert bench.data_run(DATASET, {"rows.jsonl": chat_rows(60), **UNASKED}).success
     return bench
 
 
@@ -101,7 +103,7 @@ def test_exactly_the_affected_stages_are_worked_again(
 
     # A row that is trained on before and after: a held-out one that moved into training would be taken out again.
     changed = chat_rows(60).replace("Ticket number 8: a question", "Ticket number 8: an urgent matter")
-    assert bench.data_run(DATASET, {"rows.jsonl": changed}).success
+    assert bench.data_run(DATASET, {"rows.jsonl": changed, **UNASKED}).success
     other_data = _train(bench)
     assert _reused(other_data) == {"tokenized_shards": False, "adapter": False, "eval_report": False}
     assert _starts(bench) == {"train": 4, "evaluate": 3}
@@ -223,7 +225,7 @@ def test_a_job_of_another_tenant_is_refused(bench: Bench) -> None:
     """A run relaunched with copied tags must not carry one tenant's rows to another's model."""
     ours = bench.run([assets.training_plan], f"{DATASET}|tiny@1")
     job = bench.instance.get_run_by_id(ours.run_id).tags[JOB_TAG]
-    assert bench.data_run("globex/faq", {"rows.jsonl": chat_rows(60)}).success
+    assert bench.data_run("globex/faq", {"rows.jsonl": chat_rows(60), **UNASKED}).success
     for selection in ([assets.training_plan], [assets.tokenized_shards]):
         result = bench.run(selection, "globex/faq|tiny@1", {JOB_TAG: job})
         assert not result.success

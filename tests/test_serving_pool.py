@@ -106,7 +106,7 @@ def test_memory_is_given_back_when_the_last_model_of_a_base_is_gone(bench: Bench
         ({"use_dora": True}, "use_dora"),
         ({"bias": "lora_only"}, "bias"),
         ({"r": 4096}, "rank 4096"),
-        ({"peft_type": "PREFIX_TUNING"}, "peft_type"),
+        ({"peft_type": "P_TUNING"}, "peft_type"),
     ],
 )
 def test_an_adapter_that_cannot_be_switched_is_refused_and_says_why(

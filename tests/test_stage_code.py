@@ -36,7 +36,7 @@ def package(tmp_path: Path) -> Path:
     [
         ("data/pii/rules.py", {"curate"}),
         ("data/tokens/pack.py", {"tokenize"}),
-        ("data/rendering/render.py", {"tokenize"}),
+        ("data/rendering/render.py", {"tokenize", "score"}),  # held-out pairs are rendered for a reward model
         ("training/loss.py", {"train"}),
         ("evaluation/runner_model.py", {"score"}),
         ("evaluation/gate.py", set()),

@@ -17,9 +17,9 @@ from ftplatform.core.errors import DataRefused, InvalidConfig
 from ftplatform.core.payload import PayloadResult, TrainSpec
 from ftplatform.core.recipe import LoraConfig
 from ftplatform.store.payload_io import PayloadIO, fence_name
+from ftplatform.training.job import train
 from ftplatform.training.loss import LabelledLogits
 from ftplatform.training.model import load_base
-from ftplatform.training.sft import train
 from ftplatform.training.shards import IGNORED, RowOrder, ShardRows, read_shards
 
 
@@ -178,7 +178,7 @@ def test_a_newer_attempt_shuts_an_older_one_out(tmp_path: Path) -> None:
     assert run(spec, tmp_path, 2).outcome == "done"
 
 
-def test_a_fence_raised_while_training_stops_at_the_next_commit(
+def test_a_fence_raised_while_training_keeps_the_next_commit_out_and_stops_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, store = tiny_spec(tmp_path, checkpoint_every=2), store_in(tmp_path)[1]
@@ -186,7 +186,8 @@ def test_a_fence_raised_while_training_stops_at_the_next_commit(
         PayloadIO, "heartbeat", lambda io, silent_for=0.0: store.put_doc(fence_name(spec.key), {"token": 2})
     )
     result = run(spec, tmp_path, 1)
-    assert (result.outcome, result.numbers["steps"]) == ("fenced", 2)
+    assert result.outcome == "fenced"
+    assert 2 <= result.numbers["steps"] <= 6, "the commit is under way while the next steps are made"
     assert store.list_docs("checkpoints") == []
 
 

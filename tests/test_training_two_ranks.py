@@ -31,7 +31,7 @@ def test_two_ranks_train_what_one_rank_trains_with_twice_the_accumulation(tmp_pa
     """Without dropout, because each rank draws its own."""
     launcher = LocalLauncher(tmp_path / "payloads")
     alone = tiny_spec(tmp_path, "a" * 64, kind="full", dropout=0.0)
-    update = {"key": "b" * 64, "processes": 2, "accumulation": alone.accumulation // 2}
+    update = {"key": "b" * 64, "processes": 2, "strategy": "ddp", "accumulation": alone.accumulation // 2}
     together = alone.model_copy(update=update)
     one, two = (_weights(tmp_path, _train(launcher, spec)) for spec in (alone, together))
     assert one.keys() == two.keys()

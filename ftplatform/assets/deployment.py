@@ -40,7 +40,7 @@ def deployment(
         entry, catalog = registry_entry, run.parts.catalog
         # Asked now and not taken from the entry: a later job may have made another version the champion.
         champion = catalog.champions.get(entry.model)
-        deploys = champion is not None and champion["version"] == entry.version
+        deploys = entry.answers and champion is not None and champion["version"] == entry.version
         manifest = Deployment(
             model=entry.model,
             version=entry.version,
@@ -49,9 +49,10 @@ def deployment(
             adapter=entry.adapter,
         )
         if not deploys:
-            check = CheckResult(
-                "fingerprint", True, f"version {entry.version} is not the champion: nothing was deployed"
-            )
+            why = f"version {entry.version} is not the champion"
+            if not entry.answers:
+                why = f"{entry.model} scores text and is not served: name its dataset in a policy's reward_model grader"
+            check = CheckResult("fingerprint", True, f"{why}: nothing was deployed")
         else:
             catalog.serving.want(
                 entry.served_name,

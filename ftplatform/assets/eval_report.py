@@ -1,6 +1,7 @@
 """``eval_report``: base, champion and candidate on the same items, and the verdict."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import dagster as dg
 
@@ -10,8 +11,10 @@ from ftplatform.assets.reporting import check_specs, picture, result, to_dagster
 from ftplatform.core.checks import CheckResult
 from ftplatform.core.dataset_config import HELDOUT_SUITE
 from ftplatform.core.manifests import Adapter, EvalReport
+from ftplatform.core.methods import find_method
 from ftplatform.core.payload import ModelSpec
 from ftplatform.core.plan import Plan
+from ftplatform.evaluation.chance import above_chance, beats_chance
 from ftplatform.evaluation.report import build_report
 from ftplatform.evaluation.report_view import forest_plot, score_table, slice_table
 from ftplatform.evaluation.score_cache import load_scores, missing_scores, record_scores, score_requests
@@ -61,7 +64,9 @@ def eval_report(
             suites=plan.suites,
             scores=load_scores(parts.store, requests),
         )
-        for check in _checks(report):
+        if not find_method(plan.method).answers:
+            report = above_chance(report)
+        for check in _checks(report, answers=find_method(plan.method).answers):
             yield to_dagster(check)
         context.log.info(f"Verdict: {report.verdict}. {' '.join(report.reasons)}")
         yield result(
@@ -79,19 +84,33 @@ def eval_report(
 
 
 def _models(plan: Plan, adapter: Adapter) -> list[ModelSpec]:
+    # A reward model is compared with the base's own preference: which answer it finds likelier.
+    scores = not find_method(plan.method).answers
     models = [
         ModelSpec(name="base", kind="base", base_weights=plan.base.weights),
-        ModelSpec(name="candidate", kind=adapter.kind, base_weights=adapter.base_weights, weights=adapter.weights),
+        ModelSpec(
+            name="candidate",
+            kind=adapter.kind,
+            base_weights=adapter.base_weights,
+            weights=adapter.weights,
+            scores=scores,
+        ),
     ]
     if plan.champion is not None:
         champion = plan.champion
         models.append(
-            ModelSpec(name="champion", kind=champion.kind, base_weights=champion.base_weights, weights=champion.weights)
+            ModelSpec(
+                name="champion",
+                kind=champion.kind,
+                base_weights=champion.base_weights,
+                weights=champion.weights,
+                scores=scores,
+            )
         )
     return models
 
 
-def _checks(report: EvalReport) -> list[CheckResult]:
+def _checks(report: EvalReport, *, answers: bool) -> list[CheckResult]:
     general = {c.suite for c in report.comparisons} - {HELDOUT_SUITE, "safety"}
     groups = {
         "no_regression_against_base": [c for c in report.comparisons if c.reference == "base"],
@@ -104,7 +123,14 @@ def _checks(report: EvalReport) -> list[CheckResult]:
         failed = [c for c in group if c.outcome != "non-inferior"]
         message = "; ".join(f"{c.suite} against {c.reference}: {c.outcome}" for c in failed)
         rows = [c.model_dump() for c in group]
-        nothing = "there is no model in service yet" if not group else f"{len(group)} comparisons, all non-inferior"
+        nothing = f"{len(group)} comparisons, all non-inferior"
+        if not group:
+            asked = answers or name == "no_regression_against_champion"
+            nothing = "there is no model in service yet" if asked else "a reward model answers nothing"
         numbers = {f"{c.suite}_{c.reference}_difference": c.difference for c in group}
         checks.append(CheckResult(name, not failed, message or nothing, numbers=numbers, rows=rows))
+    if not answers:
+        passed, said = beats_chance(report)
+        first = checks[0]
+        checks[0] = replace(first, passed=first.passed and passed, message=f"{said} {first.message}")
     return checks

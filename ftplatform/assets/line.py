@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
@@ -12,8 +13,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from ftplatform.assets.reporting import readable_failures
 from ftplatform.core.errors import Conflict, PayloadFailed
 from ftplatform.core.ids import LineKey
+from ftplatform.core.recipe import Recipe
+from ftplatform.recipes.overrides import overridden
 from ftplatform.resources import Platform
-from ftplatform.resources.jobs import JOB_TAG, job_of, pin, run_tag
+from ftplatform.resources.jobs import JOB_TAG, OVERRIDES, job_doc, job_of, pin, run_tag
 from ftplatform.resources.platform import Parts
 
 
@@ -27,6 +30,20 @@ class LineRun:
     @property
     def lease(self) -> str:
         return f"line:{self.line}"
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Dotted recipe field -> the value that the job asked for in place of the recipe's."""
+        return self.parts.store.find_doc(job_doc(self.job, OVERRIDES)) or {}
+
+    @property
+    def recipe(self) -> Recipe:
+        """The line's recipe as this job runs it.
+
+        Raises:
+            InvalidConfig: the job's values make no recipe.
+        """
+        return overridden(self.parts.catalog.recipes.get(self.line.recipe), self.overrides)
 
     def keep_alive(self) -> int:
         """Take or renew the line's lease; raises Conflict when another job has it."""

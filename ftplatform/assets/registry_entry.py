@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import dagster as dg
 
 from ftplatform.assets.line import line_run
+from ftplatform.assets.plan_inputs import registered_model
 from ftplatform.assets.reporting import check_specs, result, to_dagster
 from ftplatform.core.checks import CheckResult
 from ftplatform.core.errors import Conflict
 from ftplatform.core.ids import BaseKey, served_name
 from ftplatform.core.manifests import Adapter, EvalReport, RegistryEntry
+from ftplatform.core.methods import find_method
 from ftplatform.core.plan import PinnedChampion, Plan
 from ftplatform.data.tables import markdown_table
 from ftplatform.partitions import lines
@@ -38,7 +40,8 @@ def registry_entry(
 ) -> Iterator[object]:
     """The candidate as a version of the dataset's registered model, with its verdict; promoted or quarantined."""
     with line_run(context, platform) as run:
-        parts, model = run.parts, run.line.dataset.registered_model
+        parts, model = run.parts, registered_model(run.line.dataset, training_plan.method)
+        answers = find_method(training_plan.method).answers
         bound = eval_report.adapter == adapter.weights
         message = f"verdict for {eval_report.adapter[:12]}, adapter {adapter.weights[:12]}"
         yield to_dagster(CheckResult("verdict_bound", bound, message))
@@ -67,6 +70,7 @@ def registry_entry(
                     "ft.job": run.job,
                     "ft.base": adapter.base,
                     "ft.kind": adapter.kind,
+                    "ft.method": training_plan.method,
                     "ft.data": training_plan.curated.content_digest,
                     "ft.served_name": name,
                 },
@@ -88,6 +92,7 @@ def registry_entry(
             report=report,
             champion=champion is not None and champion["version"] == version,
             served_name=name,
+            answers=answers,
         )
         context.log.info(
             f"{model} version {version}: {entry.verdict}" + (", now the champion" if entry.champion else "")

@@ -10,11 +10,13 @@ from ftplatform.assets.reporting import check_specs, page, picture, result, to_d
 from ftplatform.assets.tokenizing import SPLITS, make_shards
 from ftplatform.assets.tokens_per_word import check_tokens_per_word
 from ftplatform.core.checks import CheckResult, blocking
+from ftplatform.core.ids import DatasetKey
 from ftplatform.core.manifests import TokenizedShards
 from ftplatform.core.plan import Plan
 from ftplatform.data.tables import markdown_table
 from ftplatform.partitions import lines
 from ftplatform.resources import Platform
+from ftplatform.resources.platform import Parts
 from ftplatform.store.cache import cache_key, cached, code_digest
 
 
@@ -47,34 +49,7 @@ def tokenized_shards(context: dg.AssetExecutionContext, platform: Platform, trai
     """The rows as the model reads them: rendered by its chat template, packed, with the loss on the answers only."""
     with line_run(context, platform) as run:
         parts, plan = run.parts, training_plan
-        inputs = {
-            "tenant": run.line.dataset.tenant,
-            "splits": {name: plan.curated.splits[name] for name in SPLITS},
-            "base": plan.base.weights,
-            "max_length": plan.training.max_length,
-            "too_long": plan.training.too_long,
-            "replay": [
-                plan.replay,
-                plan.base.replay if plan.replay else None,
-                plan.training.seed if plan.replay else None,
-            ],
-            "mix": [plan.mix.model_dump(mode="json"), plan.training.seed] if plan.mix else None,
-        }
-        code = code_digest(
-            "data/tokens/work",
-            "data/tokens/checks",
-            "data/mix",
-            "data/replay",
-            "data/rendering/supervision",
-            "data/rendering/learned",
-        )
-        # A row's tokens depend on less than the shards do: they outlive a change of packing, mix, length or checks.
-        rows_code = code_digest("data/tokens/tokenize", "data/tokens/row_cache", "data/rendering/chat_format")
-        key = cache_key("tokenize", code=code, inputs=inputs)
-        dataset = str(run.line.dataset)
-        made, reused = cached(
-            parts.store, "tokenize", key, lambda: make_shards(parts, plan, dataset, rows_code), needs=_objects
-        )
+        made, reused = shards_of(parts, plan, run.line.dataset)
         languages = check_tokens_per_word(parts, plan)
         checks = [*(CheckResult(**check) for check in made["checks"]), languages]
         for check in checks:
@@ -108,6 +83,37 @@ def tokenized_shards(context: dg.AssetExecutionContext, platform: Platform, trai
             },
             reused=reused,
         )
+
+
+def shards_of(parts: Parts, plan: Plan, dataset: DatasetKey) -> tuple[dict[str, Any], bool]:
+    """What ``make_shards`` gives for the plan, and whether it was there already."""
+    inputs = {
+        "tenant": dataset.tenant,
+        "splits": {name: plan.curated.splits[name] for name in SPLITS},
+        "base": plan.base.weights,
+        "max_length": plan.training.max_length,
+        "too_long": plan.training.too_long,
+        "replay": [
+            plan.replay,
+            plan.base.replay if plan.replay else None,
+            plan.training.seed if plan.replay else None,
+        ],
+        "mix": [plan.mix.model_dump(mode="json"), plan.training.seed] if plan.mix else None,
+    }
+    code = code_digest(
+        "data/tokens/work",
+        "data/tokens/checks",
+        "data/mix",
+        "data/replay",
+        "data/rendering/supervision",
+        "data/rendering/learned",
+    )
+    # A row's tokens depend on less than the shards do: they outlive a change of packing, mix, length or checks.
+    rows_code = code_digest("data/tokens/tokenize", "data/tokens/row_cache", "data/rendering/chat_format")
+    key = cache_key("tokenize", code=code, inputs=inputs)
+    return cached(
+        parts.store, "tokenize", key, lambda: make_shards(parts, plan, str(dataset), rows_code), needs=_objects
+    )
 
 
 def _objects(made: dict[str, Any]) -> list[str]:

@@ -1,33 +1,21 @@
 """``training_plan``: a job with every default filled in, every input pinned, sized and priced before money is spent."""
 
-import json
 from collections.abc import Iterator
-from itertools import islice
 
 import dagster as dg
 
-from ftplatform.assets.line import line_run
+from ftplatform.assets.line import LineRun, line_run
+from ftplatform.assets.plan_inputs import inputs_of, newest_base, pinned_options, pinned_suites, site_of
 from ftplatform.assets.reporting import check_specs, result, to_dagster
-from ftplatform.assets.tokenizing import chat_format, tree_file
 from ftplatform.core.checks import CheckResult, blocking
-from ftplatform.core.dataset_config import HELDOUT_SUITE, DatasetConfig
-from ftplatform.core.errors import NotFound
-from ftplatform.core.manifests import BaseModel, CuratedDataset
-from ftplatform.core.plan import PinnedSuite
+from ftplatform.core.manifests import CuratedDataset
+from ftplatform.core.plan import Plan
 from ftplatform.core.recipe import Recipe
-from ftplatform.data.blocks import read_rows
 from ftplatform.data.tables import markdown_table
-from ftplatform.data.tokens.tokenize import tokenize_rows
-from ftplatform.evaluation.margins import gating_suites
-from ftplatform.evaluation.suite_files import heldout_sample, publish_heldout, publish_suite
 from ftplatform.partitions import lines
-from ftplatform.planning.job_plan import CHECKS, Inputs, make_plan
+from ftplatform.planning.calibration import measured_by
+from ftplatform.planning.job_plan import CHECKS, make_plan
 from ftplatform.resources import Platform
-from ftplatform.resources.jobs import latest_doc
-from ftplatform.resources.platform import Parts
-
-SAMPLED_ROWS = 200
-"""Rows tokenized to estimate the dataset's tokens: the mean of 200 rows is within a few percent, the plan's interval is wider."""
 
 
 @dg.asset(
@@ -48,19 +36,9 @@ def training_plan(
     """The resolved job: data, base model, recipe, suites and champion by digest; memory, duration and price as estimates."""
     with line_run(context, platform, new_job=True) as run:
         parts = run.parts
-        recipe = parts.catalog.recipes.get(run.line.recipe)
-        base = _base(parts, recipe)
-        suites, heldout = _suites(parts, recipe, curated_dataset)
-        inputs = Inputs(
-            curated=curated_dataset,
-            base=base,
-            base_config=json.loads(tree_file(parts.store, base.weights, "config.json")),
-            champion=parts.catalog.champions.pinned(run.line.dataset.registered_model),
-            suites=suites,
-            train_tokens=_tokens(parts, recipe, base, curated_dataset),
-        )
-        local = parts.settings.executor == "local"
-        plan, checks = make_plan(recipe, inputs, parts.hardware, default_gpu=parts.settings.default_gpu, local=local)
+        plan, checks, heldout = plan_job(run, run.recipe, curated_dataset)
+        registered = parts.catalog.recipes.get(run.line.recipe).content_digest
+        plan = plan.model_copy(update={"overrides": run.overrides, "recipe_digest": registered})
         for check in (*checks, heldout):
             yield to_dagster(check)
         if stopped := blocking(checks):
@@ -76,53 +54,28 @@ def training_plan(
                 "steps (estimate)": plan.steps,
                 "tokens (estimate)": plan.train_tokens,
                 "gpu": f"{plan.placement.gpus} x {plan.placement.gpu}",
+                "nodes": plan.placement.nodes,
+                "strategy": plan.strategy,
+                "micro-batch x accumulation": f"{plan.micro_batch} x {plan.accumulation}",
+                "activation checkpointing": plan.gradient_checkpointing,
+                **({"overrides": plan.overrides} if plan.overrides else {}),
                 "why": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in plan.reasons)),
                 "memory": dg.MetadataValue.md(markdown_table([plan.memory_gb.model_dump()])),
+                **({"rejected": dg.MetadataValue.md(markdown_table(list(plan.rejected)))} if plan.rejected else {}),
                 "suites": dg.MetadataValue.md(markdown_table([suite.model_dump() for suite in plan.suites])),
                 # Partition sets do not map between a line and a base model, so this link is metadata and not an edge.
-                "base model": base.key,
+                "base model": plan.base.key,
             },
         )
 
 
-def _base(parts: Parts, recipe: Recipe) -> BaseModel:
-    key = parts.catalog.bases.newest(recipe.base)
-    document = parts.store.find_doc(latest_doc("base_model", str(key)))
-    if document is None:
-        raise NotFound(f"base model {key} is registered but was never made: materialize base_model for partition {key}")
-    return BaseModel.model_validate(document["manifest"])
-
-
-def _suites(parts: Parts, recipe: Recipe, curated: CuratedDataset) -> tuple[tuple[PinnedSuite, ...], CheckResult]:
-    """The suites that gate, and whether the dataset's own rows are among them.
-
-    Raises:
-        DataRefused: conversations without any held out: nothing could show that a model learned them.
-    """
-    config = DatasetConfig.model_validate(parts.store.get_json(curated.config))
-    rows, test = curated.rows["test"], heldout_sample(read_rows(parts.store.path(curated.splits["test"])))
-    names = gating_suites((*config.suites, *recipe.suites))
-    if rows and not test:
-        # Pairs, labels, prompts and documents have no single right answer to compare with.
-        names = tuple(name for name in names if name != HELDOUT_SUITE)
-    stored = [
-        publish_heldout(parts.store, test, config.max_new_tokens)
-        if name == HELDOUT_SUITE
-        else publish_suite(parts.store, name)
-        for name in names
-    ]
-    asked = HELDOUT_SUITE in names
-    message = f"{len(test)} of {rows} held-out rows are asked."
-    if not asked:
-        message = f"None of the {rows} held-out rows is a conversation: the platform's suites alone judge this model."
-    check = CheckResult("heldout_asked", asked, message, severity="warning", numbers={"rows": rows, "asked": len(test)})
-    return tuple(suite.pinned(config.margins) for suite in stored), check
-
-
-def _tokens(parts: Parts, recipe: Recipe, base: BaseModel, curated: CuratedDataset) -> int:
-    count = curated.rows["train"]
-    path = parts.store.path(curated.splits["train"])
-    sample = list(islice(read_rows(path), 0, None, max(1, count // SAMPLED_ROWS)))
-    text = chat_format(parts.store, base.weights)
-    lengths = tokenize_rows(sample, text.tokenizer, text.template, recipe.training.max_length).lengths
-    return round(sum(lengths) / len(sample) * count)
+def plan_job(run: LineRun, recipe: Recipe, curated: CuratedDataset) -> tuple[Plan, list[CheckResult], CheckResult]:
+    """The plan for training ``recipe`` on the dataset, its checks, and whether the dataset's own rows judge the model."""
+    parts = run.parts
+    base = newest_base(parts, recipe)
+    suites, heldout = pinned_suites(parts, recipe, curated)
+    inputs = inputs_of(parts, recipe, base, curated, suites)
+    measured = measured_by(parts.store, base.key)
+    plan, checks = make_plan(recipe, inputs, parts.hardware, site_of(parts), measured)
+    options = pinned_options(parts, recipe, run.line.dataset.tenant)
+    return plan.model_copy(update={"method_options": options}), checks, heldout

@@ -37,9 +37,10 @@ class Jobs(Part):
         priority: str = "normal",
         state: str = "queued",
         run: str | None = None,
+        job: str | None = None,
     ) -> str:
-        """Ask for one training of the line and return the job's id."""
-        job = new_job_id()
+        """Ask for one training of the line and return the job's id: ``job``, a new one, where something was written under it first."""
+        job = job or new_job_id()
         self.add_line(line)
         with self.engine.begin() as db:
             db.execute(

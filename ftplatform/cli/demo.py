@@ -20,6 +20,7 @@ from ftplatform.cli.bases import register, starter_source
 from ftplatform.cli.common import add_partition, console, show
 from ftplatform.cli.local_run import materialize
 from ftplatform.cli.processes import Processes
+from ftplatform.cli.progress import Watching, newest_progress
 from ftplatform.cli.services import running
 from ftplatform.core.dataset_config import HELDOUT_SUITE
 from ftplatform.core.errors import Conflict, FtError, InvalidConfig
@@ -222,35 +223,28 @@ class Journey:
         return len(path.read_text().splitlines()) if path.exists() else 0
 
     def _until(self, what: str, look: Callable[[], T | None]) -> T:
-        """Wait for ``look`` to give something, telling about once a second what the newest payload says."""
-        deadline, told, spoke = (
-            time.monotonic() + PATIENCE_SECONDS,
-            newest_progress(self.parts.settings.home / "payloads"),
-            0.0,
-        )
+        """Wait for ``look`` to give something, telling meanwhile what the newest payload says: by a bar, and every few seconds
+        in a line.
+        """
+        payloads = self.parts.settings.home / "payloads"
+        deadline, told, spoke = time.monotonic() + PATIENCE_SECONDS, newest_progress(payloads), 0.0
         console.print(f"   waiting until {what}")
-        while (found := look()) is None:
-            self.processes.check()
-            if time.monotonic() > deadline:
-                raise FtError(
-                    f"{what}: did not happen within {PATIENCE_SECONDS:.0f} s; see {self.parts.settings.home / 'logs'}"
-                )
-            line = newest_progress(self.parts.settings.home / "payloads")
-            if line and line != told and time.monotonic() - spoke >= PROGRESS_SECONDS:
-                console.print(f"   {time.monotonic() - self._began:5.0f} s  {line}", highlight=False, markup=False)
-                told, spoke = line, time.monotonic()
-            time.sleep(0.5)
+        with Watching(console, payloads) as terminal:
+            while (found := look()) is None:
+                self.processes.check()
+                if time.monotonic() > deadline:
+                    raise FtError(
+                        f"{what}: did not happen within {PATIENCE_SECONDS:.0f} s; see {self.parts.settings.home / 'logs'}"
+                    )
+                line = newest_progress(payloads)
+                if line and line != told and time.monotonic() - spoke >= PROGRESS_SECONDS:
+                    seconds = time.monotonic() - self._began
+                    terminal.console.print(
+                        f"   {seconds:5.0f} s  {line['kind']}: {line['message']}", highlight=False, markup=False
+                    )
+                    told, spoke = line, time.monotonic()
+                time.sleep(0.5)
         return found
-
-
-def newest_progress(root: Path) -> str | None:
-    """The last line of the progress file written to last, as a sentence."""
-    files = sorted(root.glob("*/*/progress.jsonl"), key=lambda path: path.stat().st_mtime)
-    lines = files[-1].read_text(encoding="utf-8").splitlines() if files else []
-    if not lines:
-        return None
-    line = json.loads(lines[-1])
-    return f"{files[-1].parent.parent.name.split('-')[0]}: {line['message']}"
 
 
 def report_rows(parts: Parts, key: DatasetKey) -> dict[str, int]:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
-from ftplatform.assets.tokenizing import tree_file
-from ftplatform.assets.training_plan import _base, _tokens
+from ftplatform.assets import probing
+from ftplatform.assets.plan_inputs import inputs_of, newest_base, site_of
 from ftplatform.cli.common import console, open_parts, show
+from ftplatform.cli.plan_request import AUTO, merged, read_config, request_of, settings_of
 from ftplatform.core.errors import InvalidConfig, NotFound
 from ftplatform.core.ids import DatasetKey, RecipeKey
 from ftplatform.core.manifests import CuratedDataset
+from ftplatform.core.payload import PayloadResult, TrainSpec
 from ftplatform.core.plan import Plan
 from ftplatform.core.recipe import Recipe, parse_recipe
-from ftplatform.planning.calibration import CalibrationKey, Envelope, envelope
-from ftplatform.planning.choose import FULL, Request, choose
+from ftplatform.planning.calibration import measured_by
+from ftplatform.planning.choose import choose
 from ftplatform.planning.hardware import load_hardware
-from ftplatform.planning.job_plan import Inputs, make_plan
+from ftplatform.planning.job_plan import make_plan
 from ftplatform.planning.setup import Setup
 from ftplatform.planning.shapes import ModelShape
 from ftplatform.planning.speed import span
@@ -30,10 +30,6 @@ from ftplatform.recipes import read_recipe, shipped
 from ftplatform.resources.jobs import latest_doc
 from ftplatform.resources.platform import Parts
 from ftplatform.settings import load_settings
-
-AUTO = "auto"
-_TRAINED = ("parameterisation", "lora", "method")
-_KEPT = ("quantization", "optimizer", "precision", "virtual_tokens")
 
 
 def plan(
@@ -48,6 +44,12 @@ def plan(
     budget: Annotated[float | None, typer.Option(help="most that the upper price may be")] = None,
     deadline: Annotated[float | None, typer.Option(help="hours that the upper duration may be")] = None,
     engine: Annotated[str, typer.Option(help="vllm or embedded: who has to serve the result")] = "vllm",
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe", help="run a few steps of the training on this machine first, and plan with what they measured"
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Method, GPUs, memory, hours and price of a training, with reasons; nothing is started."""
@@ -55,14 +57,16 @@ def plan(
         raise InvalidConfig(f"--target {target}: accepted are cost and quality")
     if engine not in ("vllm", "embedded"):
         raise InvalidConfig(f"--engine {engine}: accepted are vllm and embedded")
-    given = _settings(settings or [])
+    given = settings_of(settings or [])
     wish: dict[str, Any] = {"target": target, "budget": budget, "deadline": deadline, "engine": engine}
     if model_config is not None:
         if len(names) != 1 or tokens is None:
             raise InvalidConfig("ft plan --model-config FILE needs --tokens and one name: a recipe, or auto")
-        answer = _for_config(_read_config(model_config), names[0], given, tokens, length, wish)
+        if probe:
+            raise InvalidConfig("--probe trains a few steps, which needs DATASET RECIPE and not --model-config")
+        answer = _for_config(read_config(model_config), names[0], given, tokens, length, wish)
     elif len(names) == 2:
-        answer = _for_dataset(DatasetKey.parse(names[0]), names[1], given, length, wish)
+        answer = _for_dataset(DatasetKey.parse(names[0]), names[1], given, length, wish, probe)
     else:
         raise InvalidConfig(f"ft plan takes DATASET RECIPE, or --model-config FILE RECIPE; found {' '.join(names)}")
     refused = answer.pop("refused", "")
@@ -76,45 +80,11 @@ def plan(
         raise typer.Exit(1)
 
 
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """``lora.rank=32`` -> {"lora": {"rank": 32}}."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign or not name:
-            raise InvalidConfig(f"--set {pair}: accepted is key=value, for example lora.rank=32")
-        *groups, last = name.split(".")
-        inner = found
-        for group in groups:
-            inner = inner.setdefault(group, {})
-        inner[last] = yaml.safe_load(value)
-    return found
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    return below | {
-        name: _merged(below[name], value) if isinstance(value, dict) and isinstance(below.get(name), dict) else value
-        for name, value in above.items()
-    }
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InvalidConfig(f"{path} cannot be read as a Hugging Face config.json: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidConfig(
-            f"{path} is not a Hugging Face config.json: found a {type(value).__name__}, accepted is an object"
-        )
-    return value
-
-
 def _for_config(
     config: dict[str, Any], name: str, given: dict[str, Any], tokens: float, length: int | None, wish: dict[str, Any]
 ) -> dict[str, Any]:
     catalogue = load_hardware(load_settings().hardware)
-    request = _request(ModelShape.from_config(config), name, given, tokens, length, wish, _find_recipe)
+    request = request_of(ModelShape.from_config(config), name, given, tokens, length, wish, _find_recipe)
     return choose(request, catalogue).to_json()
 
 
@@ -124,75 +94,51 @@ def _find_recipe(name: str) -> Recipe:
     return read_recipe(shipped().get(name) or Path(name))
 
 
-def _request(
-    shape: ModelShape,
-    name: str,
-    given: dict[str, Any],
-    tokens: float,
-    length: int | None,
-    wish: dict[str, Any],
-    find: Any,
-) -> Request:
-    """What is asked of the planner: a recipe's fields, or with ``auto`` only those that ``--set`` names."""
-    if name == AUTO:
-        written: dict[str, Any] = given
-    else:
-        written = _merged(find(name).model_dump(mode="json", exclude_unset=True), given)
-    stand_in = {"name": AUTO, "version": 1, "base": AUTO, "training": {"learning_rate": 1e-4}}
-    recipe = parse_recipe(_merged(stand_in, written))
-    training, hardware = written.get("training", {}), written.get("hardware", {})
-    setup = Setup.from_recipe(recipe)
-    if "target_modules" not in written.get("lora", {}):
-        setup = replace(setup, modules=None)
-    setups: tuple[Setup, ...] = (setup,)
-    if name == AUTO:
-        if set(given) & set(_TRAINED) == {"parameterisation"} and setup.full and not set(training) & set(_KEPT):
-            setups = FULL
-        elif not (set(given) & set(_TRAINED) or set(training) & set(_KEPT)):
-            setups = ()
-    gpu = hardware.get("gpu", AUTO)
-    return Request(
-        shape=shape,
-        tokens=tokens / (1 - recipe.replay),
-        length=length or training.get("max_length") or min(2048, shape.max_length),
-        epochs=training.get("epochs"),
-        batch=training.get("batch_size"),
-        setups=setups,
-        gpu=None if gpu == AUTO else gpu,
-        gpus=hardware.get("gpus"),
-        spot=hardware.get("spot"),
-        **(wish if wish["budget"] is not None else wish | {"budget": recipe.hardware.max_price}),
-    )
-
-
 def _for_dataset(
-    dataset: DatasetKey, name: str, given: dict[str, Any], length: int | None, wish: dict[str, Any]
+    dataset: DatasetKey, name: str, given: dict[str, Any], length: int | None, wish: dict[str, Any], probe: bool
 ) -> dict[str, Any]:
     """What ``training_plan`` would decide; with ``auto``, what the planner would choose for the dataset's rows."""
     parts = open_parts()
     curated = _curated(parts, dataset)
     recipe = _dataset_recipe(parts, name, given)
-    base = _base(parts, recipe)
-    config = json.loads(tree_file(parts.store, base.weights, "config.json"))
-    tokens = _tokens(parts, recipe, base, curated)
+    base = newest_base(parts, recipe)
+    inputs, measured = inputs_of(parts, recipe, base, curated), measured_by(parts.store, base.key)
     if name == AUTO:
-
-        def measured(setup: Setup, length: int, gpu: str) -> Envelope | None:
-            return envelope(
-                parts.store, CalibrationKey(base=base.key, parameterisation=setup.name, length=length, gpu=gpu)
-            )
-
+        if probe:
+            raise InvalidConfig("--probe measures one training: name a recipe instead of auto")
         chosen = {key: value for key, value in given.items() if key != "base"}
-        shape = ModelShape.from_config(config)
-        request = _request(shape, AUTO, chosen, tokens, length or recipe.training.max_length, wish, _find_recipe)
+        shape = ModelShape.from_config(inputs.base_config)
+        length = length or recipe.training.max_length
+        request = request_of(shape, AUTO, chosen, inputs.train_tokens, length, wish, _find_recipe)
         return choose(request, parts.hardware, measured).to_json()
-    inputs = Inputs(curated, base, config, None, (), tokens)
-    local = parts.settings.executor == "local"
-    made, checks = make_plan(recipe, inputs, parts.hardware, default_gpu=parts.settings.default_gpu, local=local)
+    made, checks = make_plan(recipe, inputs, parts.hardware, site_of(parts), measured)
+    if probe and all(check.passed for check in checks):
+        _probe(parts, made, recipe)
+        made, checks = make_plan(recipe, inputs, parts.hardware, site_of(parts), measured_by(parts.store, base.key))
     answer = _plan_json(made, recipe)
     if failed := [f"{check.name}: {check.message}" for check in checks if not check.passed]:
         answer["refused"] = "; ".join(failed)
     return answer
+
+
+def _probe(parts: Parts, made: Plan, recipe: Recipe) -> None:
+    if parts.settings.executor != "local":
+        raise InvalidConfig("--probe trains on this machine: on a cluster materialize plan_probe, after training_plan")
+
+    def run(spec: TrainSpec) -> PayloadResult:
+        handle = parts.launcher.submit(spec)
+        try:
+            return parts.launcher.wait(handle, lambda line: None, lambda: False)
+        except KeyboardInterrupt:
+            parts.launcher.cancel(handle)
+            raise
+
+    found = probing.probe(parts, made, Setup.from_recipe(recipe), run)
+    print(
+        f"probe: {found.peak_gb:.2f} GB measured, {found.estimated_gb:.2f} GB estimated; "
+        f"{found.tokens_per_second:,.0f} tokens per second and GPU",
+        file=sys.stderr,
+    )
 
 
 def _curated(parts: Parts, dataset: DatasetKey) -> CuratedDataset:
@@ -204,10 +150,10 @@ def _curated(parts: Parts, dataset: DatasetKey) -> CuratedDataset:
 def _dataset_recipe(parts: Parts, name: str, given: dict[str, Any]) -> Recipe:
     if name != AUTO:
         recipe = parts.catalog.recipes.get(RecipeKey.parse(name)) if "@" in name else _find_recipe(name)
-        return parse_recipe(_merged(recipe.model_dump(mode="json", exclude_unset=True), given))
+        return parse_recipe(merged(recipe.model_dump(mode="json", exclude_unset=True), given))
     if "base" not in given:
         raise InvalidConfig("ft plan DATASET auto needs a base model: --set base=SLUG, of `ft base list`")
-    return parse_recipe(_merged({"name": AUTO, "version": 1, "training": {"learning_rate": 1e-4}}, given))
+    return parse_recipe(merged({"name": AUTO, "version": 1, "training": {"learning_rate": 1e-4}}, given))
 
 
 def _plan_json(plan: Plan, recipe: Recipe) -> dict[str, Any]:
@@ -215,8 +161,8 @@ def _plan_json(plan: Plan, recipe: Recipe) -> dict[str, Any]:
         "method": Setup.from_recipe(recipe).name,
         "gpu": plan.placement.gpu,
         "gpus": plan.placement.gpus,
-        "nodes": 1,
-        "strategy": "single" if plan.placement.gpus == 1 else "ddp",
+        "nodes": plan.placement.nodes,
+        "strategy": plan.strategy,
         "micro_batch": plan.micro_batch,
         "accumulation": plan.accumulation,
         "memory_gb": plan.memory_gb.model_dump(),
@@ -224,7 +170,7 @@ def _plan_json(plan: Plan, recipe: Recipe) -> dict[str, Any]:
         "price": list(plan.price),
         "servable": plan.servable,
         "reasons": list(plan.reasons),
-        "rejected": [],
+        "rejected": list(plan.rejected),
     }
 
 

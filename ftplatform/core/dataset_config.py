@@ -192,6 +192,12 @@ class DatasetConfig(Frozen):
     """Non-inferiority margin per suite as a share of items; the platform's default holds for the others."""
     max_new_tokens: int = Field(32, ge=1, le=4096)
     """Longest answer generated for a held-out row, in tokens."""
+    target: float | None = Field(None, gt=0.0, le=1.0)
+    """Share of held-out rows right that is good enough: where the base reaches it already, the plan warns."""
+    check_base: bool = True
+    """Whether the base model is asked the held-out rows before a training."""
+    few_shot: int = Field(8, ge=0, le=64)
+    """Examples of the training split in its prompt, as far as its context holds them; 0 asks it plainly alone."""
     retrain: RetrainConfig = RetrainConfig()
 
     @field_validator("train_with")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ftplatform.core.frozen import Frozen
+from ftplatform.core.ids import DatasetKey
 
 
 class _Grader(Frozen):
@@ -44,11 +45,21 @@ class RewardModelGrader(_Grader):
     """The score of a trained reward model; its vocabulary is the policy's."""
 
     type: Literal["reward_model"] = "reward_model"
-    weights: str
-    """Digest of its weights, as the ``adapter`` asset shows it."""
+    dataset: str | None = None
+    """``tenant/name``: the reward model promoted for that dataset; the plan pins which."""
+    weights: str | None = None
+    """Digest of its weights, as the ``adapter`` asset shows it; with ``dataset`` the plan fills it in."""
     base_weights: str | None = None
     """Digest of the base of a reward model trained as an adapter; None: the policy's own base."""
     kind: Literal["lora", "full"] = "lora"
+
+    @model_validator(mode="after")
+    def _is_named(self) -> RewardModelGrader:
+        if self.dataset is None and self.weights is None:
+            raise ValueError("a reward model is named by `dataset` (tenant/name) or by `weights` (a digest)")
+        if self.dataset is not None:
+            DatasetKey.parse(self.dataset)
+        return self
 
 
 Grader = Annotated[StringCheck | TextSimilarity | PythonGrader | RewardModelGrader, Field(discriminator="type")]

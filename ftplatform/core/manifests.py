@@ -96,6 +96,20 @@ class BaseScores(Frozen):
     scores: tuple[SuiteScore, ...]
 
 
+class Baseline(Frozen):
+    """The base model on the dataset's held-out rows before any training; scores are shares of items right."""
+
+    base: str
+    asked: int
+    """Rows asked both ways; 0 where the base was not asked."""
+    score: float = 0.0
+    """Plainly asked."""
+    few_shot: float | None = None
+    """With examples of the training split in front of each question; None where none fits the base's context."""
+    examples: int = 0
+    target: float
+
+
 class TokenizedShards(Frozen):
     layout: Literal["sft", "text", "preference", "kto", "prompts"]
     """What a file holds; see ``data/tokens/shards.py`` for the tensors."""
@@ -123,6 +137,8 @@ class Adapter(Frozen):
     tokens: int
     final_loss: float
     template: str
+    parent: str | None = None
+    """Tree of the adapter or full weights that training started from; None for the base."""
     fingerprint: str
     """Object: log-probabilities of a fixed probe, with which an engine proves it serves these weights."""
 
@@ -168,6 +184,8 @@ class RegistryEntry(Frozen):
     champion: bool
     """Whether this version was made the champion."""
     served_name: str
+    answers: bool = True
+    """Whether an engine serves it; a reward model is used by the policies that learn from it."""
 
 
 class Deployment(Frozen):

@@ -4,7 +4,7 @@ A payload is a program (``python -m ftplatform.training spec.json``) that knows 
 for nothing but its allow-list. It works in the folder of its spec, reads and writes bytes through the store the spec names, and
 
 * appends a JSON line to ``progress.jsonl`` for people: ``{"time", "message"}`` plus ``step``/``of`` where it counts;
-* touches ``heartbeat`` at least every ten seconds while it makes progress;
+* touches ``heartbeat`` at least every ten seconds while it makes progress, every rank its own file;
 * writes ``result.json`` (temporary name, fsync, rename; rank 0 only) exactly once, whatever the outcome. Other ranks leave
   ``error-rank{N}.txt``.
 """
@@ -18,13 +18,24 @@ from pydantic import Field, TypeAdapter
 from ftplatform.core.frozen import Frozen
 from ftplatform.core.methods import Method
 from ftplatform.core.recipe import LoraConfig, Parameterisation, Strategy, TrainingConfig
+from ftplatform.core.trackers import TrackerAddress
 
 SPEC_FILE = "spec.json"
 RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.jsonl"
 HEARTBEAT_FILE = "heartbeat"
+"""Of rank 0, and of a payload without ranks; see ``heartbeat_file``."""
 
 OutcomeName = Literal["done", "bad_data", "diverged", "out_of_memory", "preempted", "fenced", "failed"]
+
+
+def heartbeat_file(rank: int) -> str:
+    return f"{HEARTBEAT_FILE}-rank{rank}" if rank else HEARTBEAT_FILE
+
+
+def stacks_file(rank: int) -> str:
+    """Where a rank writes the stacks of its threads on SIGUSR1; ranks that share a log would write into each other."""
+    return f"stacks-rank{rank}.txt"
 
 
 class StoreAddress(Frozen):
@@ -35,12 +46,13 @@ class StoreAddress(Frozen):
 
 
 class Tracking(Frozen):
-    """MLflow, for metrics only."""
+    """Who is told of metrics: MLflow, and the trackers of the setting."""
 
     uri: str
     experiment: str
     run_name: str
     tags: dict[str, str] = {}
+    others: tuple[TrackerAddress, ...] = ()
 
 
 class TrainSpec(Frozen):
@@ -58,6 +70,8 @@ class TrainSpec(Frozen):
     teacher_weights: str | None = None
     """Tree of the model that a distillation learns from."""
     parameterisation: Parameterisation
+    init_weights: str | None = None
+    """Tree that training starts from in place of the bare base: of the same parameterisation, or LoRA below virtual tokens."""
     lora: LoraConfig
     training: TrainingConfig
     micro_batch: int
@@ -71,6 +85,10 @@ class TrainSpec(Frozen):
     threads: int
     """Torch threads per process: part of the spec, because sums depend on it to the last bit."""
     tracking: Tracking | None = None
+    probe: bool = False
+    """Measure memory and speed alone: nothing is committed or saved."""
+    peak_tflops: float | None = None
+    """bf16 rate of one GPU by the hardware catalogue, which utilisation is told against; None measures this machine's."""
 
 
 class SuiteSpec(Frozen):
@@ -90,6 +108,8 @@ class ModelSpec(Frozen):
     kind: Literal["base", "lora", "full"]
     base_weights: str
     weights: str | None = None
+    scores: bool = False
+    """A reward model: it gives every text a number, and answers nothing."""
 
 
 class ScoreRequest(Frozen):

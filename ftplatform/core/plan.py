@@ -28,6 +28,8 @@ class Placement(Frozen):
     gpu: str
     """Entry of the hardware catalogue; ``cpu`` on a machine without one."""
     gpus: int
+    nodes: int = 1
+    """Machines that the GPUs stand in, equally many in each."""
     spot: bool
     priority: Literal["low", "normal", "high"]
     shared_memory_gb: float
@@ -53,6 +55,8 @@ class Plan(Frozen):
     dataset: str
     recipe: str
     recipe_digest: str
+    overrides: dict[str, Any] = {}
+    """Dotted recipe field -> value that the job asked for in place of the recipe's; everything below is with them."""
     curated: CuratedDataset
     base: BaseModel
     champion: PinnedChampion | None
@@ -61,6 +65,8 @@ class Plan(Frozen):
     method_options: dict[str, Any] = {}
     """The method's, every default filled in."""
     parameterisation: Parameterisation
+    init: PinnedChampion | None = None
+    """The version that training starts from; None starts from the base."""
     lora: LoraConfig
     training: TrainingConfig
     mix: MixConfig | None = None
@@ -80,3 +86,5 @@ class Plan(Frozen):
     servable: bool
     reasons: tuple[str, ...]
     """Sentences: why these choices."""
+    rejected: tuple[dict[str, str], ...] = ()
+    """Cheaper and simpler choices as {option, why}."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ftplatform.core.dataset_config import problems
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.frozen import Frozen
-from ftplatform.core.ids import RecipeKey, check_slug
+from ftplatform.core.ids import BaseKey, RecipeKey, check_slug
 from ftplatform.core.methods import (
     BUILT_IN,
     DistillationConfig,
@@ -22,6 +22,7 @@ from ftplatform.core.methods import (
     RlooConfig,
     method_options,
 )
+from ftplatform.core.search_config import SearchConfig
 
 Parameterisation = Literal["lora", "full", "ia3", "prefix", "prompt"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"]
@@ -74,6 +75,14 @@ class TrainingConfig(Frozen):
     """bf16 holds on GPUs; the plan turns it into fp32 on CPU, where it gains nothing."""
     quantization: Literal["none", "nf4", "int8"] = "none"
     """Of the frozen base weights under an adapter: nf4 with double quantization (QLoRA, arXiv:2305.14314), or LLM.int8."""
+    weights: Literal["fp32", "bf16"] = "fp32"
+    """What full weights and their gradients are kept in while training; bf16 halves both and rounds every update."""
+    qat: Literal["none", "int4", "int8-int4"] = "none"
+    """Train through the rounding of a later quantization (arXiv:1712.05877; torchao): int4 weights in groups, or those with int8
+    activations per token. What is saved are ordinary weights that survive it.
+    """
+    qat_group_size: int = Field(32, ge=2)
+    """Weights that share a scale, along a layer's inputs."""
     optimizer: Optimizer = "adamw"
     """AdamW with fp32 states, 8-bit states (arXiv:2110.02861), or states paged to host memory when the GPU is full."""
     frozen_layers: tuple[int, ...] = ()
@@ -89,6 +98,22 @@ class TrainingConfig(Frozen):
     checkpoint_every: int = Field(50, ge=1)
     """Optimizer steps between committed checkpoints."""
     keep_checkpoints: int = Field(2, ge=1)
+    profile_steps: int = Field(0, ge=0, le=100)
+    """Optimizer steps, from the third on, that are traced with the torch profiler; 0 traces none."""
+    evaluate_every: int = Field(0, ge=0)
+    """Optimizer steps between evaluations on the validation rows; 0 evaluates once, after the last step."""
+    keep: Literal["last", "best"] = "last"
+    """Whose weights are the result: those of the last step, or those of the best evaluation."""
+    patience: int = Field(0, ge=0)
+    """Evaluations in a row without a better one after which the training stops early; 0 never stops it."""
+
+    @model_validator(mode="after")
+    def _evaluates_what_it_chooses_by(self) -> TrainingConfig:
+        if (self.keep == "best" or self.patience) and not self.evaluate_every:
+            raise ValueError(
+                "`keep: best` and `patience` choose by evaluations: set `evaluate_every`, for example to 50"
+            )
+        return self
 
     @property
     def uses_bitsandbytes(self) -> bool:
@@ -116,7 +141,7 @@ class HardwareConfig(Frozen):
     """Where it should run; ``gpu`` names an entry of the hardware catalogue, ``auto`` lets the planner choose."""
 
     gpu: str = "auto"
-    gpus: int = Field(1, ge=1, le=32)
+    gpus: Annotated[int, Field(ge=1, le=32)] | Literal["auto"] = "auto"
     strategy: Strategy | Literal["auto"] = "auto"
     spot: bool = False
     priority: Literal["low", "normal", "high"] = "normal"
@@ -142,12 +167,19 @@ class Recipe(Frozen):
     options: dict[str, Any] = {}
     """Of a method that a plug-in brought."""
     parameterisation: Parameterisation = "lora"
+    init_from: str | int | None = None
+    """Where training starts: ``champion`` (the dataset's model in service), a version number of the dataset's registered model,
+    or a revision ``slug@revision8`` of the base; None starts from the base's newest revision. A version of the same
+    parameterisation is trained on; LoRA under ``prefix`` or ``prompt`` stays as it is below them.
+    """
     lora: LoraConfig = LoraConfig()
     training: TrainingConfig
     mix: MixConfig | None = None
     replay: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of general rows mixed in against forgetting; needs a base that carries replay rows."""
     suites: tuple[str, ...] = ()
+    search: SearchConfig | None = None
+    """Values to try for better ones, by ``ft search``."""
     hardware: HardwareConfig = HardwareConfig()
     image: str | None = None
 
@@ -160,6 +192,19 @@ class Recipe(Frozen):
     @classmethod
     def _base_is_a_slug(cls, value: str) -> str:
         return check_slug(value, "base model")
+
+    @field_validator("init_from")
+    @classmethod
+    def _start_is_known(cls, value: str | int | None) -> str | int | None:
+        if isinstance(value, str) and value.isdigit():
+            value = int(value)
+        if value is None or value == "champion" or (isinstance(value, int) and value >= 1):
+            return value
+        if isinstance(value, str) and "@" in value:
+            return str(BaseKey.parse(value))
+        raise InvalidConfig(
+            f"found {value!r}: accepted are champion, a version number from 1, and slug@revision8 of the base"
+        )
 
     @model_validator(mode="after")
     def _key_is_valid(self) -> Recipe:

@@ -19,7 +19,9 @@ from ftplatform.core.errors import PayloadFailed
 from ftplatform.core.payload import EvalSpec, ModelSpec, PayloadResult, ScoreRequest, SuiteSpec
 from ftplatform.evaluation.items import Item, parse_items
 from ftplatform.evaluation.runner_model import ChatLM, LoadedBase
+from ftplatform.evaluation.runner_reward import LoadedRewards, score_pairs
 from ftplatform.evaluation.runner_task import METRIC, SuiteTask
+from ftplatform.store.adapters import peft_type
 from ftplatform.store.base import ObjectStore
 from ftplatform.store.payload_io import PayloadIO
 
@@ -32,11 +34,11 @@ def score_all(spec: EvalSpec, io: PayloadIO, store: ObjectStore) -> PayloadResul
     started = time.monotonic()
     torch.set_num_threads(spec.threads)
     artifacts: dict[str, str] = {}
-    groups = _by_load(spec.requests)
+    groups = _by_load(tuple(request for request in spec.requests if not request.model.scores), store)
     items = {
         r.suite.items: parse_items(store.get_bytes(r.suite.items), r.suite.kind, r.suite.name) for r in spec.requests
     }
-    for weights, requests in groups.items():
+    for (weights, _), requests in groups.items():
         with tempfile.TemporaryDirectory(prefix="models-", dir=io.folder) as folder:
             io.heartbeat(silent_for=LOAD_SILENCE)
             loaded = _load(store, weights, requests, Path(folder), io)
@@ -51,6 +53,9 @@ def score_all(spec: EvalSpec, io: PayloadIO, store: ObjectStore) -> PayloadResul
             )
         del loaded, lm
         gc.collect()
+    for request in spec.requests:
+        if request.model.scores:
+            artifacts[request.cache] = store.put_json(_reward(request, items[request.suite.items], store, io))
     seconds = time.monotonic() - started
     return PayloadResult(
         outcome="done",
@@ -60,11 +65,28 @@ def score_all(spec: EvalSpec, io: PayloadIO, store: ObjectStore) -> PayloadResul
     )
 
 
-def _by_load(requests: tuple[ScoreRequest, ...]) -> dict[str, list[ScoreRequest]]:
-    """Requests by the weights that must be in memory for them."""
-    groups: dict[str, list[ScoreRequest]] = {}
+def _reward(request: ScoreRequest, items: list[Item], store: ObjectStore, io: PayloadIO) -> dict[str, Any]:
+    model = request.model
+    if model.weights is None:
+        raise PayloadFailed(f"reward model {model.name!r} names no weights; the spec is wrong, a retry does not help")
+    with tempfile.TemporaryDirectory(prefix="reward-", dir=io.folder) as folder:
+        io.heartbeat(silent_for=LOAD_SILENCE)
+        base = store.fetch_tree(model.base_weights, Path(folder) / "base")
+        loaded = LoadedRewards(model, base, store.fetch_tree(model.weights, Path(folder) / "weights"))
+    scored = score_pairs(loaded, request.suite, items, io.heartbeat)
+    io.progress(f"{model.name} on {request.suite.name}: {scored['score']:.1%} of {scored['n']} pairs")
+    return scored
+
+
+def _by_load(requests: tuple[ScoreRequest, ...], store: ObjectStore) -> dict[tuple[str, bool], list[ScoreRequest]]:
+    """Requests by the weights that must be in memory for them, and whether IA3 is on those: PEFT does not put LoRA and IA3
+    on one model.
+    """
+    groups: dict[tuple[str, bool], list[ScoreRequest]] = {}
     for request in requests:
-        groups.setdefault(_in_memory(request.model), []).append(request)
+        adapter = request.model.weights if request.model.kind == "lora" else None
+        factors = adapter is not None and peft_type(store, adapter) == "IA3"
+        groups.setdefault((_in_memory(request.model), factors), []).append(request)
     return groups
 
 

@@ -11,41 +11,64 @@ from typing import Any
 
 import torch
 
+from ftplatform.training.virtual import VirtualTokens
+
 Ids = list[int]
 Answer = tuple[float, bool]
 """Sum of the continuation's log-probabilities, and whether greedy decoding would have written it."""
 
 
 def choice_log_probabilities(
-    model: Any, pairs: Sequence[tuple[Ids, Ids]], *, prompts_per_batch: int, beat: Callable[[], None]
+    model: Any,
+    pairs: Sequence[tuple[Ids, Ids]],
+    *,
+    prompts_per_batch: int,
+    beat: Callable[[], None],
+    start: VirtualTokens | None = None,
 ) -> list[Answer]:
-    """An answer per (prompt, continuation) pair, in the order of ``pairs``; both are token ids and neither is empty."""
+    """An answer per (prompt, continuation) pair, in the order of ``pairs``; both are token ids and neither is empty.
+
+    ``start`` stands in front of every prompt.
+    """
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for index, (prompt, _) in enumerate(pairs):
         by_prompt.setdefault(tuple(prompt), []).append(index)
     # Longest first: least padding, and a batch that does not fit in memory fails at once.
     groups = sorted(by_prompt.items(), key=lambda group: (-len(group[0]), group[0]))
     answers: dict[int, Answer] = {}
-    for start in range(0, len(groups), prompts_per_batch):
+    for at in range(0, len(groups), prompts_per_batch):
         beat()
-        batch = groups[start : start + prompts_per_batch]
+        batch = groups[at : at + prompts_per_batch]
         indices = [index for _, members in batch for index in members]
         rows = [row for row, (_, members) in enumerate(batch) for _ in members]
-        found = _batch(model, [list(prompt) for prompt, _ in batch], rows, [pairs[index][1] for index in indices])
+        found = _batch(
+            model, [list(prompt) for prompt, _ in batch], rows, [pairs[index][1] for index in indices], start
+        )
         answers.update(zip(indices, found, strict=True))
     return [answers[index] for index in range(len(pairs))]
 
 
 @torch.no_grad()
-def _batch(model: Any, prompts: list[Ids], rows: list[int], continuations: list[Ids]) -> list[Answer]:
+def _batch(
+    model: Any, prompts: list[Ids], rows: list[int], continuations: list[Ids], start: VirtualTokens | None
+) -> list[Answer]:
     """``rows`` names the prompt of each continuation."""
     device = model.device
     longest, width = max(map(len, prompts)), max(map(len, continuations))
     # Padded on the left, so that every prompt ends in the same column and its last logits are the last ones.
     ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    first = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
+    begun = start.cache(model.config, len(ids)) if start else None
+    mask = start.mask(mask) if start else mask
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -longest:]
+    first = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=begun,
+        use_cache=True,
+        logits_to_keep=1,
+    )
     pick = torch.tensor(rows, device=device)
     targets = torch.tensor([c + [0] * (width - len(c)) for c in continuations], device=device)
     real = torch.tensor([[True] * len(c) + [False] * (width - len(c)) for c in continuations], device=device)

@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from ftplatform.core.errors import DataRefused
 from ftplatform.evaluation.runner_choices import Answer, choice_log_probabilities
 from ftplatform.evaluation.runner_task import END_OF_TURN
+from ftplatform.training.stack import is_virtual, layers_folder
+from ftplatform.training.virtual import VirtualTokens, generate, read_virtual
 
 LOGITS_BYTES = {"cpu": 32 << 20, "cuda": 4 << 30}
 """Bytes of one batch of logits in float32. Generating for 500 items with 1.1 M parameters on one CPU thread took 3.8,
@@ -34,6 +36,8 @@ class ChatLM(HFLM):
         # The template writes the beginning-of-sequence token where there is one; the tokenizer must not add another.
         super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", add_bos_token=False, batch_size=1)
         self._beat = beat
+        self.start: VirtualTokens | None = None
+        """What stands in front of every prompt; set by ``LoadedBase.using``."""
         ends = {tokenizer.eos_token_id, tokenizer.get_vocab().get(END_OF_TURN)}
         declared = model.generation_config.eos_token_id
         ends.update(declared if isinstance(declared, list) else [declared])
@@ -46,6 +50,10 @@ class ChatLM(HFLM):
                 chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         )
+
+    @property
+    def max_length(self) -> int:
+        return int(super().max_length) - (self.start.length if self.start else 0)
 
     def lengths(self, texts: list[str]) -> list[int]:
         """Tokens of each rendered text; one call for all, because a call costs more than a short text."""
@@ -62,7 +70,9 @@ class ChatLM(HFLM):
 
     def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[Answer]:
         pairs = [(context, continuation) for _, context, continuation in requests]
-        return choice_log_probabilities(self.model, pairs, prompts_per_batch=self.batch_size, beat=self._beat)
+        return choice_log_probabilities(
+            self.model, pairs, prompts_per_batch=self.batch_size, beat=self._beat, start=self.start
+        )
 
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **kwargs: Any) -> Any:
         # lm-eval would decode every row to text at every step to look for a stop string, and takes sampling penalties
@@ -75,9 +85,7 @@ class ChatLM(HFLM):
             pad_token_id=self.tokenizer.pad_token_id,
         )
         with torch.no_grad():
-            return self.model.generate(
-                input_ids=context, attention_mask=kwargs["attention_mask"], generation_config=config
-            )
+            return generate(self.model, self.start, context, kwargs["attention_mask"], generation_config=config)
 
 
 class LoadedBase:
@@ -98,8 +106,9 @@ class LoadedBase:
             use_safetensors=True,
         ).to(device)
         model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
-        self._names = {digest: f"adapter{number}" for number, digest in enumerate(adapters)}
-        for digest, place in adapters.items():
+        layers = {digest: place for digest, folder in adapters.items() if (place := layers_folder(folder))}
+        self._names = {digest: f"adapter{number}" for number, digest in enumerate(layers)}
+        for digest, place in layers.items():
             name = self._names[digest]
             if isinstance(model, PeftModel):
                 model.load_adapter(str(place), adapter_name=name, torch_device=device)
@@ -109,27 +118,39 @@ class LoadedBase:
                     warnings.filterwarnings("ignore", message="Found missing adapter keys")
                     model = PeftModel.from_pretrained(model, str(place), adapter_name=name, torch_device=device)
             _check_engaged(model, name, place)
-        self._model = model
+        self._model = model.eval()
+        self._starts: dict[str, VirtualTokens] = {}
+        for digest, place in adapters.items():
+            if is_virtual(place):
+                with self._switched(digest):
+                    self._starts[digest] = read_virtual(model, place)
         self.lm = ChatLM(model, tokenizer, beat)
 
     @contextmanager
     def using(self, adapter: str | None) -> Iterator[ChatLM]:
         """The language model as the base alone (None) or with one adapter; the adapter's digest names it."""
-        if adapter is not None:
-            self._model.set_adapter(self._names[adapter])
+        self.lm.start = None if adapter is None else self._starts.get(adapter)
+        with self._switched(adapter):
             yield self.lm
+
+    @contextmanager
+    def _switched(self, adapter: str | None) -> Iterator[None]:
+        """Layers as the adapter has them; virtual tokens alone leave them to the base."""
+        if adapter in self._names:
+            self._model.set_adapter(self._names[adapter])
+            yield
         elif self._names:
             with self._model.disable_adapter():
-                yield self.lm
+                yield
         else:
-            yield self.lm
+            yield
 
 
 def _check_engaged(model: Any, name: str, folder: Path) -> None:
     """PEFT only warns when an adapter's tensors find no place in the base, and then scores the bare base."""
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
         stored = set(file.keys())
-    placed = set(get_peft_model_state_dict(model, adapter_name=name))
+    placed = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
     if stored != placed:
         raise DataRefused(
             f"adapter {folder.name} does not fit its base: {len(stored - placed)} of its {len(stored)} tensors have "

@@ -22,6 +22,7 @@ CODE = (
     "evaluation/runner",
     "evaluation/runner_choices",
     "evaluation/runner_model",
+    "evaluation/runner_reward",
     "evaluation/runner_task",
 )
 """What runs in the payload; not the gate and the statistics, which read scores, nor the items, which are inputs."""
@@ -29,13 +30,15 @@ CODE = (
 
 def score_request(model: ModelSpec, suite: SuiteSpec) -> ScoreRequest:
     """The request with its cache key; names of models and suites are not in the key, so equal bytes share a score."""
-    inputs = {
+    inputs: dict[str, Any] = {
         "base": model.weights if model.kind == "full" else model.base_weights,
         "adapter": model.weights if model.kind == "lora" else None,
         "items": suite.items,
         "kind": suite.kind,
         "max_new_tokens": suite.max_new_tokens if suite.kind == "exact_match" else None,
     }
+    if model.scores:
+        inputs["scores"] = True
     return ScoreRequest(model=model, suite=suite, cache=cache_key(STAGE, code=code_digest(*CODE), inputs=inputs))
 
 

@@ -7,7 +7,7 @@ the same items on the same terms even when the package is upgraded between plann
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,7 +83,7 @@ def publish_suite(store: ObjectStore, name: str) -> StoredSuite:
         NotFound: no suite of that name; the message lists the known ones.
     """
     definition, items = read_suite(name)
-    return _publish(store, name, items, definition.max_new_tokens)
+    return publish_items(store, name, items, definition.max_new_tokens)
 
 
 def heldout_sample(rows: Iterable[Row]) -> list[Row]:
@@ -92,12 +92,18 @@ def heldout_sample(rows: Iterable[Row]) -> list[Row]:
     Of more, those with the lowest hashes: the same ones again when rows are added elsewhere. Conversations with tools and
     rows of other kinds than ``chat`` have no single right answer to compare with.
     """
-    known = ((row.hash, number, row) for number, row in enumerate(rows) if _askable(row))
+    return smallest(rows, askable)
+
+
+def smallest(rows: Iterable[Row], wanted: Callable[[Row], bool]) -> list[Row]:
+    """At most ``MOST_HELDOUT`` of the wanted rows, in their order."""
+    known = ((row.hash, number, row) for number, row in enumerate(rows) if wanted(row))
     chosen = heapq.nsmallest(MOST_HELDOUT, known, key=lambda one: one[:2])
     return [row for _, _, row in sorted(chosen, key=lambda one: one[1])]
 
 
-def _askable(row: Row) -> bool:
+def askable(row: Row) -> bool:
+    """Whether the row is a conversation without tools."""
     tools = row.tools or any(m.role == "tool" or m.tool_calls for m in row.messages)
     return row.kind == "chat" and not tools
 
@@ -115,7 +121,7 @@ def publish_heldout(store: ObjectStore, rows: Sequence[Row], max_new_tokens: int
             "the dataset has no test rows, so nothing can show that a model learned it: raise split.test in "
             "dataset.yaml, name test_files, or upload more rows"
         )
-    return _publish(store, HELDOUT_SUITE, items, max_new_tokens)
+    return publish_items(store, HELDOUT_SUITE, items, max_new_tokens)
 
 
 def heldout_item(row: Row) -> Item:
@@ -174,7 +180,7 @@ def read_suite(name: str) -> tuple[SuiteDefinition, tuple[Item, ...]]:
     return definition, tuple(parse_items(data, definition.kind, f"suites/{name}/items.jsonl"))
 
 
-def _publish(store: ObjectStore, name: str, items: Sequence[Item], max_new_tokens: int) -> StoredSuite:
+def publish_items(store: ObjectStore, name: str, items: Sequence[Item], max_new_tokens: int) -> StoredSuite:
     spec = SuiteSpec(
         name=name, kind=items[0].kind, items=store.put_bytes(dump_items(list(items))), max_new_tokens=max_new_tokens
     )

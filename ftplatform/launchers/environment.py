@@ -14,13 +14,14 @@ _NAMES = (
     *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_HOME"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
 )
-_PREFIXES = ("LC_", "NCCL_")
+_PREFIXES = ("LC_", "NCCL_", "GLOO_")
 _TRACKER = (
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
     "MLFLOW_TRACKING_INSECURE_TLS",
 )
+_WANDB = ("WANDB_API_KEY", "WANDB_ENTITY")
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -28,6 +29,7 @@ _OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
     "TRL_EXPERIMENTAL_SILENCE": "1",
 }
 _PACKAGE = Path(__file__).resolve().parents[2]
@@ -43,6 +45,8 @@ def clean_environment(source: Mapping[str, str], spec: PayloadSpec, folder: Path
     prefixes = _PREFIXES + (("AWS_",) if spec.store.url.startswith("s3:") else ())
     if isinstance(spec, TrainSpec) and spec.tracking and spec.tracking.uri.startswith("http"):
         names.update(_TRACKER)
+    if isinstance(spec, TrainSpec) and spec.tracking:
+        names.update(*(_WANDB for other in spec.tracking.others if other.kind == "wandb" and other.remote))
     passed = {name: value for name, value in source.items() if name in names or name.startswith(prefixes)}
     if not (isinstance(spec, TrainSpec) and spec.processes > 1):
         # A single process that sees several GPUs would split its batch over them behind our back (nn.DataParallel).

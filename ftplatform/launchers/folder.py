@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ftplatform.core.payload import HEARTBEAT_FILE, PROGRESS_FILE, RESULT_FILE, PayloadResult
+from ftplatform.core.payload import HEARTBEAT_FILE, PROGRESS_FILE, RESULT_FILE, OutcomeName, PayloadResult, stacks_file
 from ftplatform.launchers.base import Handle
 from ftplatform.launchers.processes import Process, parse_stat
 
@@ -62,11 +62,29 @@ def read_log(folder: Path, last: int | None = None) -> str:
     return text if last is None else "\n".join(text.splitlines()[-last:])
 
 
-def write_failure(handle: Handle, why: str) -> PayloadResult:
+def append_stacks(folder: Path) -> None:
+    """Put the stacks that the ranks wrote to the log, where people look."""
+    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+        for path in sorted(folder.glob(stacks_file(0).replace("0", "*"))):
+            if text := path.read_text(encoding="utf-8", errors="replace"):
+                log.write(f"{path.stem}:\n{text}\n")
+
+
+def told_steps(folder: Path) -> tuple[int, int] | None:
+    """The first and the newest step that the payload told; None where it told none."""
+    path = folder / PROGRESS_FILE
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    steps = [line["step"] for line in map(json.loads, lines) if "step" in line]
+    return (steps[0], steps[-1]) if steps else None
+
+
+def write_failure(handle: Handle, why: str, outcome: OutcomeName = "failed") -> PayloadResult:
     """Put down how it ended, so that everybody who asks hears the same; only for a payload that is proven dead."""
     tail = read_log(handle.folder, last=12)
     message = f"attempt {handle.attempt}: {why}; a retry helps. Last log lines:\n{tail}"
-    result = PayloadResult(outcome="failed", message=message)
+    began, reached = told_steps(handle.folder) or (0, None)
+    numbers = {} if reached is None else {"steps": float(reached)}
+    result = PayloadResult(outcome=outcome, message=message, resumed_from=began, numbers=numbers)
     temporary = handle.folder / f"{RESULT_FILE}.launcher"
     temporary.write_text(result.model_dump_json(indent=1))
     os.replace(temporary, handle.folder / RESULT_FILE)

@@ -7,7 +7,7 @@ set by every door a run can come through. The step handler is the one place they
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import dagster as dg
@@ -16,7 +16,7 @@ from dagster._core.definitions.executor_definition import ExecutorDefinition
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.executor.base import Executor
 from dagster._core.executor.init import InitExecutorContext
-from dagster._core.executor.step_delegating import StepDelegatingExecutor, StepHandlerContext
+from dagster._core.executor.step_delegating import CheckStepHealthResult, StepDelegatingExecutor, StepHandlerContext
 from dagster._core.storage.dagster_run import DagsterRun
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
@@ -91,12 +91,39 @@ class PlacementStepHandler(K8sStepHandler):
         self._placed[step_key] = K8sContainerContext(run_k8s_config=UserDefinedDagsterK8sConfig.from_dict(config))
         yield from super().launch_step(step_handler_context)
 
+    def check_step_health(self, step_handler_context: StepHandlerContext) -> CheckStepHealthResult:
+        """Dagster's own look at the Job; of a failed one also why its containers ended, which says it when memory did."""
+        health: CheckStepHealthResult = super().check_step_health(step_handler_context)
+        if health.is_healthy:
+            return health
+        namespace = self._get_container_context(step_handler_context).namespace
+        name = self._get_k8s_step_job_name(step_handler_context)
+        causes = _causes(self._api_client.get_pods_in_job(name, namespace))
+        return CheckStepHealthResult.unhealthy(" ".join([health.unhealthy_reason or "", *causes]))
+
     def _get_container_context(self, step_handler_context: StepHandlerContext) -> K8sContainerContext:
         """Merged last, so that a plan's hardware wins. Health checks and termination pass here too and need only the
         namespace: they never look a placement up, so a store that is away cannot keep a GPU pod alive."""
         context = super()._get_container_context(step_handler_context)
         placed = self._placed.get(self._get_step_key(step_handler_context))
         return context.merge(placed) if placed else context
+
+
+def _causes(pods: Iterable[Any]) -> list[str]:
+    """Why containers of ``pods`` (kubernetes V1Pod) were ended, in sentences; empty where none says more than an exit code."""
+    found = []
+    for pod in pods:
+        for container in pod.status.container_statuses or ():
+            ended = container.state.terminated or (container.last_state and container.last_state.terminated)
+            if ended and ended.reason not in (None, "Completed", "Error"):
+                found.append(f"Pod {pod.metadata.name} ended with {ended.reason} (exit code {ended.exit_code}).")
+                if ended.reason == "OOMKilled":
+                    found.append(
+                        "Its memory limit was reached: the next attempt resumes from the newest committed checkpoint."
+                    )
+        if pod.status.reason:
+            found.append(f"Pod {pod.metadata.name}: {pod.status.reason} ({pod.status.message or 'no message'}).")
+    return found
 
 
 def ft_k8s_executor(placer: Placer) -> ExecutorDefinition:

@@ -26,6 +26,7 @@ from ftplatform.core.payload import (
     MODULES,
     RESULT_FILE,
     SPEC_FILE,
+    OutcomeName,
     PayloadResult,
     PayloadSpec,
 )
@@ -35,13 +36,17 @@ from ftplatform.launchers.folder import (
     LOG_FILE,
     PROCESS_FILE,
     announced_silence,
+    append_stacks,
     last_progress,
     leader,
     read_log,
     read_result,
     write_failure,
 )
-from ftplatform.launchers.processes import Process, marked, send
+from ftplatform.launchers.hang import diagnose, signs_of
+from ftplatform.launchers.memory_events import oom_kills
+from ftplatform.launchers.processes import Process, marked, runs, send
+from ftplatform.launchers.torchrun import torchrun_command
 from ftplatform.store import ObjectStore, open_store
 from ftplatform.store.payload_io import ATTEMPT_FILE, START_SILENCE, fence_name
 
@@ -109,6 +114,7 @@ class LocalLauncher:
     def status(self, handle: Handle) -> Status:
         self._reap()
         result, living = read_result(handle), self._living(handle)
+        outcome: OutcomeName = "failed"
         if result:
             if living and time.time() - (handle.folder / RESULT_FILE).stat().st_mtime < _END_SECONDS:
                 return Running(last_progress(handle.folder))
@@ -117,18 +123,21 @@ class LocalLauncher:
         if living and not self._hangs(handle):
             return Running(last_progress(handle.folder))
         if living:
-            silence = self._limit(handle.folder)
-            for process in self._workers(handle):
-                send(process, signal.SIGUSR1)
-            time.sleep(1.0)
+            silence, diagnosis = self._limit(handle.folder), self._examine(handle)
             self._stop(handle, self._kill_grace)
-            why = f"no sign of life for {silence:.0f} s; its stacks are in the log and it was killed"
+            why = f"no sign of life for {silence:.0f} s, {diagnosis}; it was killed"
         else:
             self._kill(handle)
-            why = "the process ended without a result (killed from outside, by the kernel for memory, or a crash)"
+            why = "the process ended without a result (killed from outside, or a crash)"
+            if kills := _killed_for_memory(handle):
+                outcome = "out_of_memory"
+                why = (
+                    f"the process ended without a result, and the kernel killed {kills} of this machine's or container's "
+                    "processes for memory meanwhile (exit 137, OOMKilled)"
+                )
         # It may have ended by itself between our two looks. That our own SIGTERM ended a hanging one is no news.
         result = read_result(handle)
-        return result if result and result.outcome != "preempted" else write_failure(handle, why)
+        return result if result and result.outcome != "preempted" else write_failure(handle, why, outcome)
 
     def logs(self, handle: Handle, last: int | None = None) -> str:
         return read_log(handle.folder, last)
@@ -159,13 +168,9 @@ class LocalLauncher:
     # Starting
 
     def _default_command(self, spec: PayloadSpec, path: Path) -> list[str]:
-        module = ["-m", MODULES[spec.kind], str(path)]
-        # One rank needs no rendezvous: torchrun would cost it four seconds and a name look-up of the loopback address.
-        if spec.kind != "train" or spec.processes == 1:
-            return [self._python, *module]
-        # Loopback by number: a machine without a network, or with an odd host name, trains as well.
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--max-restarts", "0"]
-        return [self._python, *torchrun, "--nproc-per-node", str(spec.processes), *module]
+        if spec.kind == "train":
+            return torchrun_command(spec, self._python, path)
+        return [self._python, "-m", MODULES[spec.kind], str(path)]
 
     def _start(self, spec: PayloadSpec, place: Path, number: int, store: ObjectStore, lock: IO[bytes]) -> Handle:
         for old in place.glob("*/work"):
@@ -175,7 +180,7 @@ class LocalLauncher:
         folder = place / f"{number:04d}"
         folder.mkdir()
         (folder / SPEC_FILE).write_text(spec.model_dump_json(indent=1))
-        (folder / ATTEMPT_FILE).write_text(json.dumps({"attempt": number}))
+        (folder / ATTEMPT_FILE).write_text(json.dumps({"attempt": number, "oom_kills": oom_kills()}))
         (folder / HEARTBEAT_FILE).write_text(f"{START_SILENCE:.0f}\n")
         with (self._root / "starts.jsonl").open("a") as starts:
             line = {"time": time.time(), "kind": spec.kind, "key": spec.key, "attempt": number}
@@ -227,6 +232,18 @@ class LocalLauncher:
             return False
         return now - since > self._limit(handle.folder)
 
+    def _examine(self, handle: Handle) -> str:
+        """Ask every rank for its stacks and say which one holds the others up."""
+        workers = self._workers(handle)
+        signs = signs_of(handle.folder, workers)
+        for process in workers:
+            send(process, signal.SIGUSR1)
+            # A stopped process takes the signal when it is woken, before its next instruction.
+            send(process, signal.SIGCONT)
+        time.sleep(1.0)
+        append_stacks(handle.folder)
+        return diagnose(handle.folder, signs)
+
     def _limit(self, folder: Path) -> float:
         """Seconds of silence allowed now: the payload's announcement or our own limit, the longer one."""
         return max(self._timeout, announced_silence(folder))
@@ -238,7 +255,7 @@ class LocalLauncher:
         to show.
         """
         first, everyone = leader(handle), self._left(handle)
-        return [process for process in everyone if process != first] or everyone
+        return [process for process in everyone if process != first or not runs(process, "torch.distributed.run")]
 
     def _stop(self, handle: Handle, grace: float) -> None:
         for process in self._workers(handle):
@@ -273,7 +290,17 @@ class LocalLauncher:
         return [*found, first] if first and first.alive and first not in found else found
 
     def _reap(self) -> None:
-        self._children = {pid: child for pid, child in self._children.items() if child.poll() is None}
+        # Several threads may wait for a payload each (a search): a copy, because another may start one meanwhile.
+        for pid, child in list(self._children.items()):
+            if child.poll() is not None:
+                self._children.pop(pid, None)
+
+
+def _killed_for_memory(handle: Handle) -> int:
+    """Kills for memory since the attempt began; 0 where the kernel does not tell, and for one that never came to start."""
+    path = handle.folder / ATTEMPT_FILE
+    before, now = json.loads(path.read_text()).get("oom_kills") if path.exists() else None, oom_kills()
+    return now - before if before is not None and now is not None else 0
 
 
 def _token(store: ObjectStore, spec: PayloadSpec) -> int:

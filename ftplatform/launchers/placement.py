@@ -14,7 +14,9 @@ from ftplatform.core.ids import LineKey
 from ftplatform.core.plan import Placement
 from ftplatform.planning.hardware import Cluster, Hardware, HardwareCatalogue, Toleration
 
-PLACED_ASSETS = frozenset({"adapter", "eval_report", "base_model", "base_model_scores"})
+PLACED_ASSETS = frozenset(
+    {"adapter", "eval_report", "base_model", "base_model_scores", "baseline", "plan_probe", "search"}
+)
 """Assets that start a payload, and so are placed; every other step runs on the control plane's ordinary nodes."""
 VOLCANO = "volcano"
 SHM = "ft-shm"

@@ -35,6 +35,32 @@ def parse_stat(text: str) -> Process:
     return Process(int(text.partition(" ")[0]), int(fields[19]))
 
 
+def environment(process: Process) -> dict[str, str]:
+    """What the process was started with; empty when it has ended or is somebody else's."""
+    try:
+        entries = (_PROC / str(process.pid) / "environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return {}
+    pairs = (entry.decode(errors="replace").partition("=") for entry in entries if b"=" in entry)
+    return {name: value for name, _, value in pairs}
+
+
+def runs(process: Process, argument: str) -> bool:
+    """Whether ``argument`` stands on the process's command line."""
+    try:
+        return argument.encode() in (_PROC / str(process.pid) / "cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def state(process: Process) -> str:
+    """The kernel's letter: R running, S sleeping, D waiting for a device, T stopped, Z dead and not yet reaped."""
+    try:
+        return _state((_PROC / str(process.pid) / "stat").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
 def _state(text: str) -> str:
     return text.rpartition(")")[2].split()[0]
 

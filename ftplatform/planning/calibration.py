@@ -6,11 +6,14 @@ changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Protocol
 
 from pydantic import Field
 
 from ftplatform.core.frozen import Frozen
+from ftplatform.planning.setup import Setup
 
 _FOLDER = "calibration"
 
@@ -73,3 +76,13 @@ def envelope(store: Store, key: CalibrationKey) -> Envelope | None:
         memory_ratio=(min(ratios), max(ratios)),
         tokens_per_second=(min(speeds) * (1 - slack), max(speeds) * (1 + slack)),
     )
+
+
+def measured_by(store: Store, base: str) -> Callable[[Setup, int, str], Envelope | None]:
+    """What is known of ``base`` (slug and revision) as the planner asks: (setup, length, gpu); each envelope is read once."""
+
+    @cache
+    def found(parameterisation: str, length: int, gpu: str) -> Envelope | None:
+        return envelope(store, CalibrationKey(base=base, parameterisation=parameterisation, length=length, gpu=gpu))
+
+    return lambda setup, length, gpu: found(setup.name, length, gpu)

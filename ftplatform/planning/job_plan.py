@@ -11,14 +11,20 @@ from ftplatform.core.manifests import BaseModel, CuratedDataset
 from ftplatform.core.methods import find_method
 from ftplatform.core.plan import PinnedChampion, PinnedSuite, Placement, Plan
 from ftplatform.core.recipe import Recipe
-from ftplatform.planning.hardware import Hardware, HardwareCatalogue
-from ftplatform.planning.memory import Layout, estimate_memory
+from ftplatform.planning import explain
+from ftplatform.planning.choose import nearest_servable
+from ftplatform.planning.hardware import HardwareCatalogue
+from ftplatform.planning.job_checks import CHECKS, check_plan
 from ftplatform.planning.options import Measured
-from ftplatform.planning.servable import Engine, Servable, servable
-from ftplatform.planning.setup import Setup, trained_parameters
+from ftplatform.planning.request import Request
+from ftplatform.planning.search import refusal, search
+from ftplatform.planning.servable import Engine, servable
+from ftplatform.planning.setup import Setup
 from ftplatform.planning.shapes import ModelShape
-from ftplatform.planning.speed import FILL, OVERHEAD_SECONDS, UTILISATION, hours, span
-from ftplatform.recipes.rules import contradictions, not_trained
+from ftplatform.planning.speed import FILL
+from ftplatform.recipes.rules import VIRTUAL
+
+__all__ = ["CHECKS", "Inputs", "Site", "make_plan", "steps_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,75 +38,72 @@ class Inputs:
     champion: PinnedChampion | None
     suites: tuple[PinnedSuite, ...]
     train_tokens: int
+    teacher: BaseModel | None = None
+    """Of a distillation."""
+    init: PinnedChampion | None = None
+    """The version that training starts from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where jobs of this deployment run."""
+
+    gpus: tuple[str, ...]
+    """Entries of the hardware catalogue that ``gpu: auto`` may choose from; empty: every GPU."""
+    local: bool
+    """One process on this machine: the recipe's wish for other hardware is recorded and not followed."""
+    most_nodes: int | None = 1
+    engine: Engine = "embedded"
+    """The one that has to serve the result."""
 
 
 def make_plan(
-    recipe: Recipe,
-    inputs: Inputs,
-    hardware: HardwareCatalogue,
-    *,
-    default_gpu: str,
-    local: bool,
-    engine: Engine = "embedded",
-    measured: Measured | None = None,
+    recipe: Recipe, inputs: Inputs, hardware: HardwareCatalogue, site: Site, measured: Measured | None = None
 ) -> tuple[Plan, list[CheckResult]]:
     """Resolve the recipe and return the plan with its checks.
 
-    ``default_gpu`` is the catalogue entry that ``gpu: auto`` means; where payloads run on this machine (``local``) it is the only
-    one there is, and the recipe's wish is recorded and not followed. ``engine`` is the one that has to serve the result. ``measured``
-    gives what finished jobs of this base model needed, in place of the catalogue's rates.
+    What the recipe leaves open (GPU type and count, strategy, micro-batch, accumulation, activation checkpointing) is chosen as
+    ``ft plan`` chooses: the cheapest that fits. ``measured`` gives what finished jobs of this base model needed, in place of the
+    catalogue's rates. Where nothing works, the plan is the one that comes nearest and a check fails with what would.
 
     Raises:
         PlanRefused: a model or LoRA target that cannot be sized.
         NotFound: hardware that is not in the catalogue.
     """
     shape = ModelShape.from_config(inputs.base_config)
+    training, info = recipe.training, find_method(recipe.method)
     reasons: list[str] = []
-    gpu, gpus = _device(recipe, default_gpu, local, reasons)
-    device = hardware.get(gpu)
-    training = recipe.training
-    if not device.is_gpu and training.precision == "bf16":
-        training = training.model_copy(update={"precision": "fp32"})
+    request = _request(recipe, inputs, shape, site, reasons)
+    no_gpu = bool(request.among) and not any(hardware.get(name).is_gpu for name in request.among)
+    if no_gpu and training.precision == "bf16":
+        training = training.model_copy(update={"precision": "fp32", "weights": "fp32"})
         reasons.append("fp32 instead of bf16: on a CPU bf16 saves no time.")
-    setup = replace(Setup.from_recipe(recipe), precision=training.precision)
-    trainable = trained_parameters(setup, shape)
-    reasons.append(f"{trainable:,} of {shape.parameters:,} weights are trained ({setup.name}).")
-
-    known = measured(setup, training.max_length, gpu) if measured else None
-    correction = known.memory_ratio[1] if known else 1.0
-    per_gpu = max(1, training.batch_size // gpus)
-    pairs = find_method(recipe.method).sequences
-    micro, memory = per_gpu, None
-    for micro in (m for m in range(per_gpu, 0, -1) if per_gpu % m == 0):
-        layout = Layout(
-            micro_batch=micro * pairs, length=training.max_length, gpus=gpus, strategy="single" if gpus == 1 else "ddp"
+    teacher = inputs.teacher.parameters if inputs.teacher else 0
+    setup = replace(Setup.from_recipe(recipe), precision=training.precision, weights=training.weights, teacher=teacher)
+    if inputs.init:
+        below = inputs.init.kind == "lora" and recipe.parameterisation in VIRTUAL
+        reasons.append(
+            f"Training starts from version {inputs.init.version} ({inputs.init.weights[:12]})"
+            + (", which stays as it is below the virtual tokens where it is LoRA." if below else ".")
         )
-        memory = estimate_memory(shape, setup, layout, gpu=device.is_gpu)
-        if memory.total * correction <= device.memory_gb:
-            break
-    assert memory is not None
-    accumulation = per_gpu // micro
-    reasons.append(
-        f"Micro-batch {micro} x {accumulation} accumulation x {gpus} process(es) = {micro * accumulation * gpus} sequences of {training.max_length} "
-        f"tokens per step, the largest micro-batch that fits {device.memory_gb:g} GB ({memory.total:.2f} GB estimated)."
-    )
+    steps, positions = _amount(recipe, inputs)
+    request = replace(request, setups=(setup,), positions=positions)
 
-    tokens = int(inputs.train_tokens / (1 - recipe.replay))
-    sequences = math.ceil(tokens / (training.max_length * FILL))
-    steps = steps_for(sequences, training.batch_size, training.epochs, training.max_steps)
-    positions = steps * training.batch_size * training.max_length * pairs
-    duration = (
-        hours(shape, setup, layout, positions, device, measured=known)
-        if device.is_gpu or known
-        else _cpu_hours(setup, shape, positions, device)
-    )
-    rate = device.hourly(gpus=gpus, spot=recipe.hardware.spot and device.price.spot is not None)
-    price = (round(duration[0] * rate, 6), round(duration[1] * rate, 6))
-    reasons.append(
-        f"{steps} steps over about {tokens:,} tokens: {span(duration)} at {rate:g} {hardware.currency} per hour."
-    )
-
-    served = servable(setup, engine)
+    found = search(request, hardware, measured)
+    refused = refusal(found, hardware, measured) if found.best is None else ""
+    option = found.nearest
+    if option is None:
+        option = search(replace(request, gpus=None, strategy=None), hardware, measured).nearest
+    assert option is not None, "every entry of the catalogue can be asked for one GPU"
+    layout, placed = option.layout, recipe.hardware
+    reasons += [
+        explain.what_is_trained(setup, shape),
+        explain.where_it_runs(option),
+        explain.how_a_step_is_cut(option, found.work, info.unit, training.gradient_checkpointing),
+        f"{steps} steps over about {inputs.train_tokens / (1 - recipe.replay):,.0f} tokens an epoch: "
+        + explain.what_it_costs(option, found.work, hardware, measured),
+    ]
+    served = servable(setup, site.engine)
     plan = Plan(
         dataset=inputs.curated.dataset,
         recipe=str(recipe.key),
@@ -108,6 +111,7 @@ def make_plan(
         curated=inputs.curated,
         base=inputs.base,
         champion=inputs.champion,
+        init=inputs.init,
         suites=inputs.suites,
         method=recipe.method,
         method_options=recipe.method_options,
@@ -116,94 +120,86 @@ def make_plan(
         training=training,
         mix=recipe.mix,
         replay=recipe.replay,
-        micro_batch=micro,
-        accumulation=accumulation,
+        micro_batch=layout.micro_batch,
+        accumulation=layout.accumulation,
+        strategy=layout.strategy,
+        gradient_checkpointing=layout.checkpointing,
         steps=steps,
         train_tokens=inputs.train_tokens,
         placement=Placement(
-            gpu=gpu,
-            gpus=gpus,
-            spot=recipe.hardware.spot,
-            priority=recipe.hardware.priority,
-            shared_memory_gb=recipe.hardware.shared_memory_gb,
+            gpu=option.gpu,
+            gpus=layout.gpus,
+            nodes=option.nodes,
+            spot=option.spot,
+            priority=placed.priority,
+            shared_memory_gb=placed.shared_memory_gb,
             image=recipe.image,
         ),
-        memory_gb=memory,
-        hours=duration,
-        price=price,
+        memory_gb=option.memory,
+        hours=option.hours,
+        price=option.price,
         currency=hardware.currency,
         servable=served.ok,
         reasons=tuple(reasons),
+        rejected=explain.rejected(found, hardware),
     )
-    return plan, _checks(recipe, plan, device, shape, per_gpu * gpus == training.batch_size, served)
+    checks = check_plan(
+        recipe,
+        plan,
+        option,
+        hardware.get(option.gpu),
+        shape,
+        refused=refused,
+        served=served,
+        nearest_served="" if served.ok else nearest_servable(replace(request, engine=site.engine), hardware, measured),
+    )
+    return plan, checks
 
 
-def steps_for(sequences: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
-    """Optimizer steps: ``epochs`` over all packed sequences, at least one, or ``max_steps``."""
-    return max_steps if max_steps is not None else max(1, math.ceil(epochs * sequences / batch_size))
+def steps_for(units: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
+    """Optimizer steps: ``epochs`` over all units, at least one, or ``max_steps``."""
+    return max_steps if max_steps is not None else max(1, math.ceil(epochs * units / batch_size))
 
 
-def _device(recipe: Recipe, default_gpu: str, local: bool, reasons: list[str]) -> tuple[str, int]:
-    wanted, gpus = recipe.hardware.gpu, recipe.hardware.gpus
-    if not local:
-        return (default_gpu if wanted == "auto" else wanted), gpus
-    if wanted not in ("auto", default_gpu) or gpus > 1:
-        reasons.append(
-            f"The recipe asks for {gpus} x {wanted}; payloads of this deployment run on this machine ({default_gpu}), in one process."
-        )
-    return default_gpu, 1
+def _request(recipe: Recipe, inputs: Inputs, shape: ModelShape, site: Site, reasons: list[str]) -> Request:
+    wanted, training = recipe.hardware, recipe.training
+    gpus = None if wanted.gpus == "auto" else wanted.gpus
+    strategy = None if wanted.strategy == "auto" else wanted.strategy
+    among = site.gpus if wanted.gpu == "auto" else (wanted.gpu,)
+    if site.local:
+        here = site.gpus[0]
+        if wanted.gpu not in ("auto", here) or gpus not in (None, 1) or strategy not in (None, "single", "offload"):
+            asked = f"{wanted.gpus} x {wanted.gpu}, strategy {wanted.strategy}"
+            reasons.append(
+                f"The recipe asks for {asked}; payloads of this deployment run on this machine ({here}), in one process."
+            )
+        among, gpus, strategy = (here,), 1, strategy if strategy == "offload" else None
+    return Request(
+        shape=shape,
+        tokens=inputs.train_tokens,
+        length=training.max_length,
+        batch=training.batch_size,
+        budget=wanted.max_price,
+        among=among,
+        gpus=gpus,
+        most_nodes=site.most_nodes,
+        strategy=strategy,
+        checkpointing=training.gradient_checkpointing,
+        spot=wanted.spot,
+        engine=site.engine,
+    )
 
 
-def _cpu_hours(setup: Setup, shape: ModelShape, tokens: int, device: Hardware) -> tuple[float, float]:
-    # Attention is a few percent here, and the interval a factor of three; nothing is read from afar.
-    peak = device.bf16_tflops * 1e12
-    flops = (6 if setup.full else 4) * shape.parameters * tokens
-    low = flops / (peak * UTILISATION[1]) + OVERHEAD_SECONDS[0]
-    high = flops / (peak * UTILISATION[0]) + OVERHEAD_SECONDS[1]
-    return round(low / 3600, 6), round(high / 3600, 6)
-
-
-def _checks(
-    recipe: Recipe, plan: Plan, device: Hardware, shape: ModelShape, batch_divides: bool, served: Servable
-) -> list[CheckResult]:
-    budget = recipe.hardware.max_price
-    placement, spot_sold, on_node = plan.placement, device.price.spot is not None, device.kubernetes.max_per_pod
-    conditions = {
-        f"batch_size {plan.training.batch_size} is not a multiple of {placement.gpus} GPUs": batch_divides,
-        f"max_length {plan.training.max_length} is above the base model's {shape.max_length}": plan.training.max_length
-        <= shape.max_length,
-        f"{placement.gpus} x {placement.gpu} do not stand in one node, which has at most {on_node}": placement.gpus
-        <= on_node,
-        f"{placement.gpu} has no spot price in the hardware catalogue": spot_sold or not placement.spot,
-        f"replay {recipe.replay:g} needs replay rows, and {plan.base.key} has none": recipe.replay == 0
-        or plan.base.replay is not None,
-    }
-    problems = [sentence for sentence, holds in conditions.items() if not holds]
-    problems += [f"{field}: {why}" for field, why in (contradictions(recipe) | not_trained(recipe)).items()]
-    return [
-        CheckResult(
-            "consistent", not problems, message="; ".join(problems) or "the recipe's numbers fit the base model"
-        ),
-        CheckResult(
-            "fits_memory",
-            plan.memory_gb.total <= device.memory_gb,
-            message=f"{plan.memory_gb.total:.2f} GB needed with micro-batch {plan.micro_batch}, {plan.placement.gpu} has {device.memory_gb:g} GB",
-            numbers={"needed_gb": plan.memory_gb.total, "available_gb": device.memory_gb},
-        ),
-        CheckResult(
-            "within_budget",
-            budget is None or plan.price[1] <= budget,
-            message=f"at most {plan.price[1]:g} {plan.currency}"
-            + (f", budget {budget:g}" if budget is not None else ", no budget set"),
-            numbers={"price_low": plan.price[0], "price_high": plan.price[1]},
-        ),
-        CheckResult("servable", plan.servable, message=served.why),
-    ]
-
-
-CHECKS = {
-    "consistent": "the recipe's fields fit each other, the base model and the number of GPUs",
-    "fits_memory": "the closed-form estimate fits the GPU",
-    "within_budget": "the upper price estimate is within the recipe's budget",
-    "servable": "the serving engine accepts what would be trained",
-}
+def _amount(recipe: Recipe, inputs: Inputs) -> tuple[int, float]:
+    """Optimizer steps, and positions of one sequence per unit over all of them: packed ones are full, others padded to the longest
+    of their micro-batch.
+    """
+    training, info, rows = recipe.training, find_method(recipe.method), max(1, inputs.curated.rows["train"])
+    units, length = rows, min(training.max_length, inputs.train_tokens / rows / info.sequences / FILL)
+    if info.unit == "packed sequences":
+        tokens = inputs.train_tokens / (1 - recipe.replay)
+        units, length = math.ceil(tokens / (training.max_length * FILL)), training.max_length
+    if info.generates:
+        length += recipe.method_options["max_new_tokens"]
+    steps = steps_for(units, training.batch_size, training.epochs, training.max_steps)
+    return steps, steps * training.batch_size * length

@@ -64,7 +64,7 @@ def estimate_memory(shape: ModelShape, setup: Setup, layout: Layout, *, gpu: boo
     value = 4 if setup.precision == "fp32" else 2
     kept = _full_bytes(setup, deepspeed) if setup.full else 4
     weights = float(shape.parameters * kept) if setup.full else _frozen_bytes(shape, setup) + trained * 4
-    weights += reference_copies(setup) * shape.parameters * value
+    weights += (reference_copies(setup) * shape.parameters + setup.teacher) * value
     gradients = float(trained * kept)
     states = trained * (STATE_BYTES[setup.optimizer] + (MASTER_BYTES if kept == 2 and deepspeed else 0))
     working = _working_bytes(shape, setup, layout, trained, sharded)
@@ -140,4 +140,9 @@ def _working_bytes(shape: ModelShape, setup: Setup, layout: Layout, trained: int
         working += 2 * 5e8 * 2
     if setup.quantization != "none":
         working += 2 * 2 * largest
+    if setup.qat != "none":
+        # Every matrix twice more in its own type and the scales of groups of 32, kept from forward to backward pass: autograd saved
+        # 8.25 bytes per fp32 weight (torchao 0.18, counted by saved_tensors_hooks).
+        value = 4 if setup.precision == "fp32" or (setup.full and setup.weights == "fp32") else 2
+        working += (2 * value + 0.25) * shape.block_matrices
     return working

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from ftplatform.core.methods import find_method
 from ftplatform.core.plan import MemoryEstimate
 from ftplatform.core.recipe import Strategy
+from ftplatform.core.strategies import strategy_allows
 from ftplatform.planning.calibration import Envelope
 from ftplatform.planning.hardware import Hardware, HardwareCatalogue
 from ftplatform.planning.memory import Layout, estimate_memory, host_gb
@@ -22,11 +23,12 @@ SPOT_DELAY = 1.15
 
 Measured = Callable[[Setup, int, str], Envelope | None]
 """(setup, length, gpu) -> what finished jobs of this base model measured."""
+Limit = Literal["", "placement", "memory", "budget", "deadline"]
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What has to be trained; ``tokens`` are positions over all epochs, ``batch`` packed sequences per optimizer step."""
+    """What has to be trained; ``tokens`` are positions over all epochs of one sequence per unit, ``batch`` units per optimizer step."""
 
     shape: ModelShape
     tokens: float
@@ -36,18 +38,35 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Pins:
+    """What was asked for and is not the planner's to choose."""
+
+    among: tuple[str, ...] = ()
+    """Entries of the hardware catalogue; empty: every GPU."""
+    gpus: int | None = None
+    most_nodes: int | None = None
+    strategy: Strategy | None = None
+    checkpointing: bool | None = None
+    spot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Option:
     setup: Setup
     gpu: str
     nodes: int
     layout: Layout
     memory: MemoryEstimate
+    correction: float
+    """Measured peak over estimate of finished jobs, the worst of them; 1 where nothing was measured."""
     available_gb: float
     hours: tuple[float, float]
     price: tuple[float, float]
     spot: bool
+    limit: Limit = ""
+    """What it breaks."""
     why_not: str = ""
-    """Empty for an option that fits."""
+    """The same as a sentence; empty for an option that works."""
 
     @property
     def name(self) -> str:
@@ -58,6 +77,11 @@ class Option:
         """Of the price interval."""
         return (self.price[0] + self.price[1]) / 2
 
+    @property
+    def needed_gb(self) -> float:
+        """Of one GPU, by the estimate and what was measured."""
+        return self.memory.total * self.correction
+
 
 def strategies_for(setup: Setup, gpus: int) -> tuple[Strategy, ...]:
     """Strategies worth trying, simplest first. ZeRO-3 shards as FSDP2 does, and is there for recipes that name it."""
@@ -66,8 +90,12 @@ def strategies_for(setup: Setup, gpus: int) -> tuple[Strategy, ...]:
     return ("ddp", "zero2", "fsdp2", "offload") if setup.full else ("ddp", "fsdp2")
 
 
-def unsupported(setup: Setup, strategy: Strategy) -> str:
-    """Why the strategy cannot hold the setup; empty when it can."""
+def unsupported(setup: Setup, strategy: Strategy, gpus: int) -> str:
+    """Why the strategy cannot hold the setup on that many GPUs; empty when it can."""
+    if strategy == "single" and gpus > 1:
+        return f"single is one process, and {gpus} GPUs need one each"
+    if strategy in ("ddp", "fsdp2", "zero2", "zero3") and gpus == 1:
+        return f"{strategy} divides work between GPUs, and there is one"
     sharded = strategy in ("fsdp2", "zero2", "zero3", "offload")
     if sharded and setup.optimizer != "adamw":
         return f"8-bit and paged optimizers keep their states whole, and {strategy} needs to cut them"
@@ -75,38 +103,45 @@ def unsupported(setup: Setup, strategy: Strategy) -> str:
         return f"quantized weights are not cut into shards, so {strategy} cannot divide them"
     if sharded and setup.parameterisation in ("prefix", "prompt"):
         return f"{setup.parameterisation} tuning trains too little for {strategy} to divide"
-    return ""
+    return strategy_allows(setup.method, setup.parameterisation, setup.quantization, strategy, setup.optimizer)
 
 
 def options(
-    work: Work,
-    setup: Setup,
-    catalogue: HardwareCatalogue,
-    *,
-    gpu: str | None = None,
-    gpus: int | None = None,
-    strategy: Strategy | None = None,
-    spot: bool = False,
-    measured: Measured | None = None,
+    work: Work, setup: Setup, catalogue: HardwareCatalogue, pins: Pins, measured: Measured | None = None
 ) -> Iterator[Option]:
-    """Every way to run ``setup``, those that do not fit included.
+    """Every way to run ``setup``, those that do not work included. What is pinned is always among them, with why not.
 
     Raises:
-        NotFound: ``gpu`` is not in the catalogue.
+        NotFound: a pinned entry is not in the catalogue.
         PlanRefused: LoRA targets the model does not have.
     """
-    names = [gpu] if gpu else [name for name, entry in catalogue.hardware.items() if entry.is_gpu]
-    for name in names:
+    for name in pins.among or [name for name, entry in catalogue.hardware.items() if entry.is_gpu]:
         device = catalogue.get(name)
-        share = device.kubernetes.max_per_pod
-        for count in (gpus,) if gpus else COUNTS:
-            nodes = math.ceil(count / share)
-            joined = nodes == 1 or (count % share == 0 and device.network_gb_s > 0)
-            if not joined or work.batch % count:
+        for gpus in (pins.gpus,) if pins.gpus else COUNTS:
+            placed = _misplaced(work, device, name, gpus, pins.most_nodes)
+            if placed and not pins.gpus:
                 continue
-            for way in (strategy,) if strategy else strategies_for(setup, count):
-                if not unsupported(setup, way):
-                    yield _option(work, setup, name, device, count, nodes, way, spot, measured)
+            ways = strategies_for(setup, gpus)
+            for way in (pins.strategy,) if pins.strategy else ways:
+                why = placed or unsupported(setup, way, gpus)
+                if not why or (pins.gpus and pins.strategy) or (placed and way == ways[0]):
+                    option = _option(work, setup, name, device, gpus, way, pins, measured)
+                    yield replace(option, limit="placement", why_not=why) if why else option
+
+
+def _misplaced(work: Work, device: Hardware, gpu: str, gpus: int, most_nodes: int | None) -> str:
+    share = device.kubernetes.max_per_pod
+    nodes = math.ceil(gpus / share)
+    if work.batch % gpus:
+        return f"a batch of {work.batch} is not a multiple of {gpus} GPUs"
+    if nodes == 1:
+        return ""
+    stands = f"{gpus} x {gpu} do not stand in one node, which has at most {share}"
+    if most_nodes is not None and nodes > most_nodes:
+        return f"{stands}, and a job here has at most {most_nodes} node(s)"
+    if device.network_gb_s == 0:
+        return f"{stands}, and the hardware catalogue has no network between nodes for it"
+    return f"{stands}: accepted are whole nodes" if gpus % share else ""
 
 
 def _option(
@@ -115,17 +150,14 @@ def _option(
     gpu: str,
     device: Hardware,
     gpus: int,
-    nodes: int,
     strategy: Strategy,
-    spot: bool,
+    pins: Pins,
     measured: Measured | None,
 ) -> Option:
     found = measured(setup, work.length, gpu) if measured else None
     correction = found.memory_ratio[1] if found else 1.0
-    available = device.memory_gb
-    # A pair is two sequences in one forward pass.
-    sequences = find_method(setup.method).sequences
-    per_gpu = work.batch // gpus
+    available, nodes = device.memory_gb, math.ceil(gpus / device.kubernetes.max_per_pod)
+    per_gpu = max(1, work.batch // gpus)
 
     def at(micro: int, checkpointing: bool) -> tuple[Layout, MemoryEstimate]:
         layout = Layout(
@@ -137,20 +169,25 @@ def _option(
             checkpointing=checkpointing,
             labelled=work.labelled,
         )
-        doubled = replace(layout, micro_batch=micro * sequences)
-        return layout, estimate_memory(work.shape, setup, doubled)
+        # A pair is two sequences in one forward pass, a prompt its group's answers.
+        sequences = replace(layout, micro_batch=micro * setup.sequences)
+        return layout, estimate_memory(work.shape, setup, sequences, gpu=device.is_gpu)
 
-    layout, memory = at(1, True)
+    tried = (False, True) if pins.checkpointing is None else (pins.checkpointing,)
+    if setup.parameterisation == "prefix":
+        # A prefix lies in the key-value cache, which transformers drops with activation checkpointing.
+        tried = (False,)
+    layout, memory = at(1, tried[-1])
     divisors = [micro for micro in range(per_gpu, 0, -1) if per_gpu % micro == 0]
-    for checkpointing in (False, True):
+    for checkpointing in tried:
         fitting = next(
             (pair for micro in divisors if (pair := at(micro, checkpointing))[1].total * correction <= available), None
         )
         if fitting:
             layout, memory = fitting
             break
-    duration = hours(work.shape, setup, layout, work.tokens * sequences, device, nodes=nodes, measured=found)
-    interruptible = spot and device.price.spot is not None
+    duration = hours(work.shape, setup, layout, work.tokens * setup.sequences, device, nodes=nodes, measured=found)
+    interruptible = pins.spot and device.price.spot is not None
     if interruptible:
         duration = (duration[0], round(duration[1] * SPOT_DELAY, 6))
     rate = device.hourly(gpus=gpus, spot=interruptible)
@@ -158,9 +195,9 @@ def _option(
     host, has = host_gb(work.shape, setup, layout), device.kubernetes.memory_gb * gpus
     why = ""
     if need > available:
-        why = (
-            f"needs {need:.1f} GB a GPU with micro-batch 1 and activation checkpointing, and {gpu} has {available:g} GB"
-            + _states(setup, memory)
+        how = "and activation checkpointing" if layout.checkpointing else "without activation checkpointing"
+        why = f"needs {need:.1f} GB a GPU with micro-batch 1 {how}, and {gpu} has {available:g} GB" + _states(
+            setup, memory
         )
     elif host > has:
         why = f"keeps {host:.0f} GB of optimizer states in host memory, and {gpus} x {gpu} come with {has:.0f} GB"
@@ -170,10 +207,12 @@ def _option(
         nodes=nodes,
         layout=layout,
         memory=memory,
+        correction=correction,
         available_gb=available,
         hours=duration,
         price=(round(duration[0] * rate, 6), round(duration[1] * rate, 6)),
         spot=interruptible,
+        limit="memory" if why else "",
         why_not=why,
     )
 

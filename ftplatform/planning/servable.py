@@ -26,14 +26,19 @@ def servable(setup: Setup, engine: Engine = "vllm") -> Servable:
     """Ask the rules of ``engine``.
 
     vLLM loads LoRA without DoRA, bias or extra modules and in certain ranks; prompt adapters were removed from it, and it has no
-    prefix or IA3. Full weights are a model of their own. The embedded engine loads whatever PEFT does.
+    prefix or IA3. Full weights are a model of their own. The embedded engine takes LoRA without DoRA, IA3, prefix, prompt, and LoRA
+    below the last two.
     """
     if not find_method(setup.method).answers:
         return Servable(True, f"a model trained by {setup.method} scores text and is not served as a chat model")
     if setup.full:
         return Servable(True, "full weights are served as a model of their own")
     if engine == "embedded":
-        return Servable(True, "the embedded engine serves LoRA on linear layers and full weights")
+        if setup.parameterisation == "lora" and setup.lora and setup.lora.use_dora:
+            plain = setup.lora.model_copy(update={"use_dora": False})
+            why = "the embedded engine switches adapters, and DoRA is none that can be: use plain LoRA, or rsLoRA"
+            return Servable(False, why, replace(setup, lora=plain))
+        return Servable(True, f"the embedded engine serves {setup.parameterisation} adapters")
     if setup.parameterisation != "lora":
         return Servable(
             False,

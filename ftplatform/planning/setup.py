@@ -37,11 +37,16 @@ class Setup:
     optimizer: Optimizer = "adamw"
     precision: Literal["fp32", "bf16"] = "bf16"
     weights: Literal["fp32", "bf16"] = "fp32"
+    qat: Literal["none", "int4", "int8-int4"] = "none"
     virtual_tokens: int = 20
     frozen_layers: tuple[int, ...] = ()
     frozen_embeddings: bool = False
     modules: tuple[str, ...] | None = None
     """LoRA's target modules; None means every linear layer of the blocks."""
+    group: int = 1
+    """Answers per prompt, for methods that generate."""
+    teacher: int = 0
+    """Parameters of the frozen model that a distillation learns from."""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Setup:
@@ -53,15 +58,23 @@ class Setup:
             quantization=training.quantization,
             optimizer=training.optimizer,
             precision=training.precision,
+            weights=training.weights,
+            qat=training.qat,
             virtual_tokens=training.virtual_tokens,
             frozen_layers=training.frozen_layers,
             frozen_embeddings=training.frozen_embeddings,
             modules=recipe.lora.target_modules,
+            group=recipe.method_options.get("group_size", 1),
         )
 
     @property
     def full(self) -> bool:
         return self.parameterisation == "full"
+
+    @property
+    def sequences(self) -> int:
+        """Sequences in the forward pass of one unit of the batch: two of a pair, a prompt's group of answers."""
+        return find_method(self.method).sequences * self.group
 
     @property
     def rank(self) -> int:
@@ -73,6 +86,7 @@ class Setup:
         kind: str = self.parameterisation
         if self.quantization != "none":
             kind = "qlora" if (kind, self.quantization) == ("lora", "nf4") else f"{kind}-{self.quantization}"
+        kind += f"-qat-{self.qat}" if self.qat != "none" else ""
         return kind if self.method == "sft" else f"{self.method}-{kind}"
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ftplatform.core.methods import find_method
 from ftplatform.planning.calibration import Envelope
+from ftplatform.planning.flops import token_flops
 from ftplatform.planning.hardware import Hardware
 from ftplatform.planning.memory import Layout
 from ftplatform.planning.setup import Setup, trained_parameters
@@ -26,20 +27,10 @@ OFFLOAD_GB_S = 20.0
 
 
 def flops_per_token(shape: ModelShape, setup: Setup, length: int, *, checkpointing: bool) -> float:
-    """FLOPs to train one token.
-
-    6 per active weight (Kaplan et al. 2020): 2 forward, 2 for gradients of activations, 2 for those of weights, which frozen
-    weights skip; and 12 x blocks x length x query width for attention (Chowdhery et al. 2022, appendix B). Checkpointing adds a
-    forward pass.
-    """
-    per_weight = (6 if setup.full else 4) + (2 if checkpointing else 0)
-    attention = (16 if checkpointing else 12) * shape.layers * length * shape.query
-    passes = 1.0
-    info = find_method(setup.method)
-    if info.reference:
-        # One forward pass over every row before the first step.
-        passes += 1 / 3
-    return passes * (per_weight * shape.active + attention)
+    """FLOPs to train one token (``planning.flops``), with what a method computes before its first step."""
+    # A reference is one forward pass over every row.
+    passes = 4 / 3 if find_method(setup.method).reference else 1.0
+    return passes * token_flops(shape, setup, length, checkpointing=checkpointing) + 2 * setup.teacher
 
 
 def hours(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ftplatform.core.errors import FtError
 from ftplatform.core.recipe import Recipe
-from ftplatform.recipes.resolve import EXTENDS, FindParent, group, inheritable, join, parent_of
-from ftplatform.recipes.rules import contradictions, not_trained
+from ftplatform.recipes.fields import nearest
+from ftplatform.recipes.resolve import EXTENDS, FindParent, inheritable, join, parent_of
+from ftplatform.recipes.rules import contradictions
+from ftplatform.recipes.search_space import space_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,6 @@ class Problem:
     field: str
     """Dotted; empty for the file as a whole."""
     message: str
-    severity: str = "error"
-    """``error``, or ``not yet``: the recipe can be planned and not be trained."""
 
 
 def check(value: Any, find_parent: FindParent) -> list[Problem]:
@@ -40,8 +39,8 @@ def check(value: Any, find_parent: FindParent) -> list[Problem]:
         # A field that is missing may stand in a parent that was not found; it is that which has to be mended.
         orphan = bool(found)
         return found + [_of(one) for one in error.errors() if not (orphan and one["type"] == "missing")]
-    found += [Problem(name, message) for name, message in contradictions(recipe).items()]
-    return found + [Problem(name, message, "not yet") for name, message in not_trained(recipe).items()]
+    wrong = contradictions(recipe) | space_problems(recipe)
+    return found + [Problem(name, message) for name, message in wrong.items()]
 
 
 def _of(error: Any) -> Problem:
@@ -53,26 +52,3 @@ def _of(error: Any) -> Problem:
     message = error["msg"].removeprefix("Value error, ")
     found = f"; found {error['input']!r}" if path else ""
     return Problem(path, f"{message[0].lower()}{message[1:]}{found}")
-
-
-def nearest(path: str) -> str:
-    """``; did you mean training.epochs?`` for an unknown field, or nothing where none is near."""
-    names = fields()
-    *_, last = path.split(".")
-    # The same name in another group is a better guess than a similar one in this.
-    if elsewhere := [name for name in names if name.split(".")[-1] == last]:
-        return f"; it stands under {elsewhere[0]}"
-    near = difflib.get_close_matches(path, names, n=1, cutoff=0.7)
-    by_last = {name.split(".")[-1]: name for name in reversed(names)}
-    near = near or [by_last[one] for one in difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.7)]
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def fields(model: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
-    """Dotted names of all fields, groups before their members."""
-    found = []
-    for name, field in model.model_fields.items():
-        found.append(prefix + name)
-        below = group(field.annotation)
-        found += fields(below, f"{prefix}{name}.") if below else []
-    return found

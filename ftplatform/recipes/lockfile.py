@@ -118,6 +118,7 @@ def lock(
     job: str, plan: Plan, shards: TokenizedShards, spec: TrainSpec, adapter: Adapter, environment: Environment
 ) -> Lock:
     data = {"curated": plan.curated.content_digest, "template": shards.template, "tokenizer": shards.tokenizer}
+    data |= {"init": plan.init.weights} if plan.init else {}
     data |= {f"split {name}": digest for name, digest in plan.curated.splits.items()}
     data |= {f"shard {name} {n}": digest for name, files in spec.shards.items() for n, digest in enumerate(files)}
     return Lock(

@@ -6,7 +6,7 @@ from typing import Any
 
 _SAME = ("method", "parameterisation", "training", "lora", "mix", "replay")
 _PLACEMENT = ("gpu", "gpus", "spot", "priority", "shared_memory_gb")
-_OWN = ("micro_batch", "accumulation", "steps")
+_OWN = ("micro_batch", "accumulation", "steps", "gradient_checkpointing")
 
 
 def planned(plan: dict[str, Any]) -> dict[str, Any]:
@@ -21,5 +21,7 @@ def planned(plan: dict[str, Any]) -> dict[str, Any]:
     placement = plan["placement"]
     found |= {f"hardware.{name}": placement[name] for name in _PLACEMENT if name in placement}
     found["image"] = placement["image"]
+    if "strategy" in plan:
+        found["hardware.strategy"] = plan["strategy"]
     found |= {f"plan.{name}": plan[name] for name in _OWN if name in plan}
     return found | {"plan.base_revision": plan["base"]["revision"]}

@@ -13,7 +13,8 @@ from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.ids import RecipeKey
 from ftplatform.core.recipe import Recipe
 from ftplatform.recipes.resolve import FindParent, Parent, Resolved, leaves
-from ftplatform.recipes.rules import contradictions, not_trained
+from ftplatform.recipes.rules import contradictions
+from ftplatform.recipes.search_space import space_problems
 from ftplatform.store import ObjectStore
 
 
@@ -21,11 +22,11 @@ def register(catalog: Catalog, store: ObjectStore, resolved: Resolved) -> bool:
     """Add a recipe and return whether it is new; the same content again is fine, and keeps the first file's origins.
 
     Raises:
-        InvalidConfig: fields that contradict each other, or that nothing here trains yet.
+        InvalidConfig: fields that contradict each other, or a search space that cannot be searched.
         Conflict: the key exists with other content.
     """
     recipe = resolved.recipe
-    if refused := {**contradictions(recipe), **not_trained(recipe)}:
+    if refused := contradictions(recipe) | space_problems(recipe):
         lines = "\n".join(f"  {name}: {message}" for name, message in refused.items())
         raise InvalidConfig(f"recipe {recipe.key} cannot be added:\n{lines}")
     new = catalog.recipes.add(recipe)

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 
 import dagster as dg
+
+_sink: Callable[[str], object] | None = None
+
+
+def print_to(sink: Callable[[str], object] | None) -> None:
+    """Have the lines of this process's runs go to ``sink`` and not to standard error; None undoes it.
+
+    For a terminal with a bar at its foot: standard error is captured while a step runs, and would come out in the bar's midst.
+    """
+    global _sink
+    _sink = sink
 
 
 @dg.logger(
@@ -14,10 +26,18 @@ import dagster as dg
 def console(context: dg.InitLoggerContext) -> logging.Logger:
     """``12:03:10 adapter: training: step 40 of 120``; every event stays in the Dagster UI, whatever is printed."""
     logger = logging.Logger("ftplatform.runs", level=context.logger_config["log_level"].upper())
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_Short())
     logger.addHandler(handler)
     return logger
+
+
+class _Handler(logging.StreamHandler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if _sink is None:
+            super().emit(record)
+        else:
+            _sink(self.format(record))
 
 
 class _Short(logging.Formatter):

@@ -33,7 +33,8 @@ class PlanOrRecipe:
         recipe = self._parts.catalog.recipes.get(LineKey.parse(partition_key).recipe)
         wanted = recipe.hardware
         gpu = self._parts.settings.default_gpu if wanted.gpu == "auto" else wanted.gpu
-        return _placement(gpu, wanted.gpus, wanted.spot, wanted.priority, wanted.shared_memory_gb, recipe.image)
+        gpus = 1 if wanted.gpus == "auto" else wanted.gpus
+        return _placement(gpu, gpus, wanted.spot, wanted.priority, wanted.shared_memory_gb, recipe.image)
 
 
 def _placement(

@@ -15,6 +15,10 @@ from ftplatform.store import ObjectStore
 
 JOB_TAG = "ft/job"
 UPLOAD_TAG = "ft/upload"
+OVERRIDES = "overrides"
+"""Document of a job: dotted recipe field -> the value it is to run with, written before the job is submitted."""
+FIGURES = "figures"
+"""Document of a job: what its training took (``core.job_figures``)."""
 
 
 class RunInstance(Protocol):

@@ -9,6 +9,7 @@ from ftplatform.core.frozen import Frozen
 from ftplatform.core.ids import LineKey
 from ftplatform.core.manifests import (
     Adapter,
+    Baseline,
     BaseModel,
     BaseScores,
     CuratedDataset,
@@ -20,6 +21,8 @@ from ftplatform.core.manifests import (
     TokenizedShards,
 )
 from ftplatform.core.plan import Plan
+from ftplatform.core.search_result import SearchResult
+from ftplatform.planning.calibration import Measurement
 from ftplatform.resources.jobs import job_doc, job_of, latest_doc
 from ftplatform.resources.platform import Platform
 
@@ -29,12 +32,15 @@ MANIFESTS: dict[str, type[Frozen]] = {
     "base_model": BaseModel,
     "base_model_scores": BaseScores,
     "training_plan": Plan,
+    "baseline": Baseline,
+    "plan_probe": Measurement,
     "tokenized_shards": TokenizedShards,
     "adapter": Adapter,
     "eval_report": EvalReport,
     "registry_entry": RegistryEntry,
     "deployment": Deployment,
     "synthetic_rows": SyntheticRows,
+    "search": SearchResult,
 }
 
 

@@ -90,7 +90,9 @@ def make_app(deps: Deps) -> FastAPI:
 
         def prepare(served: Served) -> tuple[list[int], Sampling]:
             ids = served.codec.chat_ids([message.plain() for message in body.messages])
-            return ids, body.sampling(len(ids), served.instance.max_length, body.wanted_tokens, None, logprobs)
+            return ids, body.sampling(
+                len(ids), served.instance.room(served.adapter), body.wanted_tokens, None, logprobs
+            )
 
         return await _answer(deps, request, body, "chat", prepare)
 
@@ -105,7 +107,9 @@ def make_app(deps: Deps) -> FastAPI:
                 raise bad_request(
                     f"prompt: token ids must lie between 0 and {served.instance.vocabulary - 1}", "prompt"
                 )
-            return ids, body.sampling(len(ids), served.instance.max_length, body.max_tokens, 16, body.logprobs)
+            return ids, body.sampling(
+                len(ids), served.instance.room(served.adapter), body.max_tokens, 16, body.logprobs
+            )
 
         return await _answer(deps, request, body, "text", prepare)
 
@@ -217,7 +221,7 @@ def _describe(served: Served) -> dict[str, Any]:
         "owned_by": "ftplatform",
         "root": f"tree:{wanted.weights}",
         "parent": f"tree:{wanted.base_weights}" if wanted.kind == "lora" else None,
-        "max_model_len": served.instance.max_length,
+        "max_model_len": served.instance.room(served.adapter),
     }
 
 

@@ -15,11 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from ftplatform.core.errors import InvalidConfig
+from ftplatform.training.stack import is_virtual, layers_folder
+from ftplatform.training.virtual import VirtualTokens, read_virtual
+
+KINDS: dict[str, Any] = {
+    "LORA": LoraConfig,
+    "IA3": IA3Config,
+    "PREFIX_TUNING": PrefixTuningConfig,
+    "PROMPT_TUNING": PromptTuningConfig,
+}
 
 
 class WrongAdapter(RuntimeError):
@@ -44,6 +53,14 @@ class Instance:
         self._active: str | None = None
         self._numbers = itertools.count(1)
         self._thread: int | None = None
+        self._layered: set[str] = set()
+        """Names of adapters that change layers; virtual tokens alone leave them to the base."""
+        self._starts: dict[str, VirtualTokens] = {}
+
+    def room(self, adapter: str | None) -> int:
+        """Tokens of a prompt with its answer: the model's context without the adapter's virtual tokens."""
+        start = self._starts.get(adapter or "")
+        return self.max_length - (start.length if start else 0)
 
     def forward(self, adapter: str | None, ids: list[int], cache: DynamicCache) -> torch.Tensor:
         """Logits (vocabulary,) after the last of ``ids``, which are appended to ``cache``; ``adapter`` None is the base
@@ -65,8 +82,13 @@ class Instance:
 
     def _forward(self, adapter: str | None, ids: list[int], cache: DynamicCache, keep: int) -> torch.Tensor:
         self._own_thread()
-        self._switch(adapter)
-        self._verify(adapter)
+        layers = adapter if adapter in self._layered else None
+        if adapter is not None and layers is None and adapter not in self._starts:
+            raise WrongAdapter(f"there is no adapter {adapter!r} in the model")
+        self._switch(layers)
+        self._verify(layers)
+        if adapter in self._starts and not cache.get_seq_length():
+            self._starts[adapter].fill(cache)
         with torch.inference_mode():
             # The injected model is called directly: PeftModel's own forward adds nothing for LoRA but a tenth of the
             # time.
@@ -95,7 +117,7 @@ class Instance:
                 raise WrongAdapter(f"asked for adapter {adapter!r}, a layer has {active!r} on (merged: {layer.merged})")
 
     def add_adapter(self, folder: Path) -> str:
-        """Put the PEFT folder's LoRA into the model and return its name within it, which is never used twice.
+        """Put the PEFT folder's adapter into the model and return its name within it, which is never used twice.
 
         Raises:
             InvalidConfig: its tensors do not fit this base.
@@ -103,17 +125,11 @@ class Instance:
         self._own_thread()
         name = f"a{next(self._numbers)}"
         try:
-            if self._peft is None:
-                config = PeftConfig.from_pretrained(str(folder))
-                config.inference_mode = True
-                self._peft = PeftModel(self._model, config, adapter_name=name, low_cpu_mem_usage=True)
-            result = self._peft.load_adapter(str(folder), name, low_cpu_mem_usage=True, local_files_only=True)
-            strange = [*result.unexpected_keys, *(key for key in result.missing_keys if f".{name}." in key)]
-            if strange:
-                raise InvalidConfig(
-                    f"the adapter's tensors do not fit the base model: {len(strange)} are unknown or absent, "
-                    f"first {strange[0]}"
-                )
+            if layers := layers_folder(folder):
+                self._add_layers(layers, name)
+            if is_virtual(folder):
+                self._switch(name if layers else None)
+                self._starts[name] = read_virtual(self._model, folder)
         except (RuntimeError, ValueError) as error:
             self._drop(name)
             if isinstance(error, InvalidConfig):
@@ -121,8 +137,23 @@ class Instance:
             raise InvalidConfig(f"the adapter's tensors do not fit the base model: {error}") from error
         finally:
             self._forget_switch()
-        self._peft.eval()
         return name
+
+    def _add_layers(self, folder: Path, name: str) -> None:
+        if self._peft is None:
+            config = PeftConfig.from_pretrained(str(folder))
+            config.inference_mode = True
+            self._peft = PeftModel(self._model, config, adapter_name=name, low_cpu_mem_usage=True)
+        result = self._peft.load_adapter(str(folder), name, low_cpu_mem_usage=True, local_files_only=True)
+        strange = [*result.unexpected_keys, *(key for key in result.missing_keys if f".{name}." in key)]
+        if strange:
+            raise InvalidConfig(
+                f"the adapter's tensors do not fit the base model: {len(strange)} are unknown or absent, "
+                f"first {strange[0]}"
+            )
+        self._peft.eval()
+        self._layered.add(name)
+        self._forget_switch()
 
     def remove_adapter(self, name: str) -> None:
         self._own_thread()
@@ -130,6 +161,8 @@ class Instance:
         self._forget_switch()
 
     def _drop(self, name: str) -> None:
+        self._starts.pop(name, None)
+        self._layered.discard(name)
         if self._peft is not None and name in self._peft.peft_config:
             self._peft.delete_adapter(name)
 
@@ -147,8 +180,8 @@ class Instance:
 
 
 def check_adapter(folder: Path, max_rank: int) -> None:
-    """Whether an adapter folder is a plain LoRA, as an engine that switches adapters needs it (the same rules as
-    vLLM's).
+    """Whether an adapter folder is LoRA, IA3, virtual tokens, or LoRA below virtual tokens, as an engine that switches
+    adapters needs it.
 
     Raises:
         InvalidConfig: naming what stands against it.
@@ -158,23 +191,27 @@ def check_adapter(folder: Path, max_rank: int) -> None:
         found = sorted(file.name for file in folder.iterdir())
         raise InvalidConfig(f"adapter: needed are adapter_config.json and adapter_model.safetensors, found {found}")
     config: dict[str, Any] = json.loads(path.read_text())
-    known = set(LoraConfig.__dataclass_fields__)
-    rank = max([config.get("r", 0), *(config.get("rank_pattern") or {}).values()])
+    kind = KINDS.get(str(config.get("peft_type")))
+    known = set(kind.__dataclass_fields__) if kind else set(config)
+    rank = max([config.get("r") or 0, *(config.get("rank_pattern") or {}).values()])
     refused = {
-        f"peft_type {config.get('peft_type')}": config.get("peft_type") != "LORA",
+        f"peft_type {config.get('peft_type')}": kind is None,
         "modules_to_save": bool(config.get("modules_to_save")),
         "use_dora": bool(config.get("use_dora")),
         f"bias {config.get('bias')!r}": config.get("bias", "none") != "none" or bool(config.get("lora_bias")),
         "trainable_token_indices": bool(config.get("trainable_token_indices")),
         "layer_replication": bool(config.get("layer_replication")),
+        "prefix_projection": bool(config.get("prefix_projection")),
         f"rank {rank} (the most is {max_rank})": rank > max_rank,
         f"unknown fields {sorted(config.keys() - known)}": bool(config.keys() - known),
     }
     if reasons := [reason for reason, holds in refused.items() if holds]:
         raise InvalidConfig(
             f"adapter: cannot be switched on and off in a running engine because of {', '.join(reasons)}; "
-            "accepted is plain LoRA"
+            "accepted are plain LoRA, IA3, prefix and prompt"
         )
+    if is_virtual(folder) and (below := layers_folder(folder)):
+        check_adapter(below, max_rank)
 
 
 def _refuse_pickles(folder: Path) -> None:

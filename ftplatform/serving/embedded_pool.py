@@ -19,6 +19,7 @@ from ftplatform.serving.embedded_scheduler import Scheduler
 from ftplatform.serving.embedded_served import Served
 from ftplatform.serving.embedded_text import TextCodec, load_codec
 from ftplatform.serving.fingerprint import verify
+from ftplatform.store.adapters import peft_type
 from ftplatform.store.base import ObjectStore
 
 T = TypeVar("T")
@@ -90,6 +91,9 @@ class Pool:
         with self._loading:
             self._check_name(wanted)
             source = wanted.weights if wanted.kind == "full" else wanted.base_weights
+            # PEFT does not put LoRA and IA3 on one model, so each has the base's weights for itself.
+            factors = wanted.kind == "lora" and peft_type(self._store, wanted.weights) == "IA3"
+            source = f"{source} ia3" if factors else source
             instance, codec = self._base(source)
             adapter: str | None = None
             try:
@@ -140,7 +144,7 @@ class Pool:
             if found is not None:
                 found[0].users += 1
                 return found
-        made = self._with_tree(weights, lambda folder: (Instance(folder), load_codec(folder)))
+        made = self._with_tree(weights.removesuffix(" ia3"), lambda folder: (Instance(folder), load_codec(folder)))
         made[0].users = 1
         with self._lock:
             self._bases[weights] = made

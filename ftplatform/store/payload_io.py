@@ -23,13 +23,14 @@ from types import FrameType
 
 from ftplatform.core.errors import DataRefused, FtError
 from ftplatform.core.payload import (
-    HEARTBEAT_FILE,
     PAYLOAD_SPEC,
     PROGRESS_FILE,
     RESULT_FILE,
     OutcomeName,
     PayloadResult,
     PayloadSpec,
+    heartbeat_file,
+    stacks_file,
 )
 from ftplatform.store.base import ObjectStore
 from ftplatform.store.open import open_store
@@ -44,6 +45,8 @@ _NO_SPACE = {
     errno.EFBIG: "the file size limit is reached",
     errno.EDQUOT: "the quota is used up",
 }
+_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "cublas_status_alloc_failed")
+"""CUDA, torch's CPU allocator, the kernel (also in the words of safetensors), cuBLAS."""
 _WRITE_FAILED = ("inline_container.cc", "PytorchStreamWriter", "os error 28", "os error 27")
 """How torch.save and safetensors say that a write failed; neither raises an OSError."""
 
@@ -53,13 +56,17 @@ class Terminated(BaseException):
 
 
 class PayloadIO:
-    """Writes into ``folder``. Under torchrun only rank 0 does; on other ranks every method returns at once."""
+    """Writes into ``folder``. Under torchrun progress and result are rank 0's; the others write files of their own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.rank = int(os.environ.get("RANK", "0"))
         self._beaten = float("-inf")
         self._silence = 0.0
+        self.began_at = 0
+        """The first step that was told: where this attempt went on."""
+        self.reached: dict[str, float] = {}
+        """``steps``: the newest step that was told; empty before the first."""
 
     @property
     def attempt(self) -> int:
@@ -69,6 +76,9 @@ class PayloadIO:
 
     def progress(self, message: str, step: int | None = None, of: int | None = None, **numbers: float) -> None:
         """Append one line for people, ``{"time", "message", "step"?, "of"?, ...numbers}``; also a sign of life."""
+        if step is not None:
+            self.began_at = self.began_at if self.reached else step
+            self.reached = {"steps": float(step)}
         if self.rank:
             return
         counted = {name: value for name, value in (("step", step), ("of", of)) if value is not None}
@@ -78,11 +88,14 @@ class PayloadIO:
         self.heartbeat()
 
     def heartbeat(self, silent_for: float = 0.0) -> None:
-        """A sign of life, cheap enough for every step; ``silent_for`` announces seconds without the next one."""
+        """A sign of life, cheap enough for every step; ``silent_for`` announces seconds without the next one.
+
+        Every rank gives its own: the launcher goes by rank 0's and tells by the others' who holds it up.
+        """
         now = time.monotonic()
-        if self.rank or (silent_for == self._silence and now - self._beaten < BEAT_EVERY):
+        if silent_for == self._silence and now - self._beaten < BEAT_EVERY:
             return
-        (self.folder / HEARTBEAT_FILE).write_text(f"{silent_for:.0f}\n")
+        (self.folder / heartbeat_file(self.rank)).write_text(f"{silent_for:.0f}\n")
         self._beaten, self._silence = now, silent_for
 
     def finish(self, result: PayloadResult) -> None:
@@ -116,23 +129,27 @@ def run_payload(main: Callable[[PayloadSpec, PayloadIO, ObjectStore], PayloadRes
     """Run a payload whose spec path is the only argument; every ending becomes a result file.
 
     Returns the exit status: 0 where the payload ended as it meant to, 1 for ``failed``, ``out_of_memory`` and
-    ``bad_data``, so that torchrun stops the other ranks. SIGUSR1 dumps the stacks of all threads to standard error.
+    ``bad_data``, so that torchrun stops the other ranks. SIGUSR1 dumps the stacks of all threads into ``stacks_file``.
     """
     faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.signal(signal.SIGTERM, _terminate)
     if len(sys.argv) != 2:
         print(f"usage: {Path(sys.argv[0]).name} spec.json; found {len(sys.argv) - 1} arguments", file=sys.stderr)
         return 2
     path = Path(sys.argv[1]).absolute()
     io = PayloadIO(path.parent)
+    stacks = (io.folder / stacks_file(io.rank)).open("a")
+    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     io.heartbeat(silent_for=START_SILENCE)
     try:
         spec = PAYLOAD_SPEC.validate_json(path.read_bytes())
-        result = main(spec, io, open_store(spec.store, Path(os.environ.get("XDG_CACHE_HOME", path.parent)) / "objects"))
+        cache = Path(os.environ.get("XDG_CACHE_HOME", path.parent)) / "objects"
+        result = main(spec, io, open_store(spec.store, cache, waiting=io.progress))
     except BaseException as error:  # noqa: BLE001 - whatever it was, the launcher learns it from the result
         traceback.print_exc()
-        result = PayloadResult(outcome=outcome_of(error), message=message_of(error))
+        result = PayloadResult(
+            outcome=outcome_of(error), message=message_of(error), numbers=io.reached, resumed_from=io.began_at
+        )
     sys.stdout.flush()
     io.finish(result)
     return 1 if result.outcome in ("failed", "out_of_memory", "bad_data") else 0
@@ -148,7 +165,7 @@ def outcome_of(error: BaseException) -> OutcomeName:
         return "preempted"
     text = str(error).lower()
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if memory or (isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)):
+    if memory or (isinstance(error, (RuntimeError, OSError)) and any(sign in text for sign in _NO_MEMORY)):
         return "out_of_memory"
     return "bad_data" if isinstance(error, DataRefused) else "failed"
 

@@ -17,12 +17,16 @@ class S3Blobs:
     def __init__(self, bucket: str, prefix: str, cache: Path, endpoint: str | None = None) -> None:
         try:
             import boto3
+            from botocore.config import Config
         except ImportError as error:
             raise InvalidConfig("an s3:// store needs the extra ftplatform[aws] (boto3 is not installed)") from error
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._cache = cache
-        self._client: Any = boto3.client("s3", endpoint_url=endpoint)
+        # A network that swallows packets: boto3's own minute, times its five tries, is longer than a payload may be silent.
+        self._client: Any = boto3.client(
+            "s3", endpoint_url=endpoint, config=Config(connect_timeout=10, read_timeout=60)
+        )
 
     def put(self, name: str, data: bytes) -> None:
         self._client.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=data)

@@ -7,18 +7,19 @@ import tempfile
 import time
 from pathlib import Path
 
+from ftplatform.core.durations import in_words
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.payload import PayloadResult, PayloadSpec, StarterSpec, TrainSpec
 from ftplatform.store import ObjectStore
 from ftplatform.store.payload_io import PayloadIO, run_payload
+from ftplatform.training.light_imports import hidden, unused_packages
+from ftplatform.training.progress_line import TimeLeft
 
 
 def main(spec: PayloadSpec, io: PayloadIO, store: ObjectStore) -> PayloadResult:
     if isinstance(spec, TrainSpec):
-        # peft and accelerate import both wherever they are installed, which costs seconds; few trainings use them.
-        unused = {"deepspeed"} if spec.training.uses_bitsandbytes else {"deepspeed", "bitsandbytes"}
-        sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]
-        from ftplatform.training.sft import train
+        with hidden(unused_packages(spec)):
+            from ftplatform.training.job import train
 
         return train(spec, io, store)
     if isinstance(spec, StarterSpec):
@@ -31,13 +32,17 @@ def build(spec: StarterSpec, io: PayloadIO, store: ObjectStore) -> PayloadResult
     from ftplatform.training.starter import build_starter
 
     begun = said = time.monotonic()
+    left = TimeLeft()
 
     def say(step: int, steps: int, loss: float) -> None:
         nonlocal said
         io.heartbeat()
+        eta = left.seconds(steps - step, time.monotonic() - begun)
         if time.monotonic() - said >= 1.0 or step in (1, steps):
             said = time.monotonic()
-            io.progress(f"starter model, step {step} of {steps}: loss {loss:.4f}", step=step, of=steps, loss=loss)
+            time_left = f", about {in_words(eta)} left" if step < steps else ""
+            message = f"starter model, step {step} of {steps}: loss {loss:.4f}{time_left}"
+            io.progress(message, step=step, of=steps, loss=loss, eta_seconds=eta)
 
     with tempfile.TemporaryDirectory(prefix="starter-", dir=io.folder) as folder:
         made = build_starter(Path(folder), seed=spec.seed, steps=spec.steps, threads=spec.threads, progress=say)

@@ -21,6 +21,7 @@ from transformers import BitsAndBytesConfig
 
 from ftplatform.core import recipe
 from ftplatform.core.errors import InvalidConfig
+from ftplatform.training.virtual import VirtualTokenModel
 
 OPTIMIZERS = {
     "adamw": "adamw_torch",
@@ -82,6 +83,17 @@ def quantization_config(training: recipe.TrainingConfig) -> BitsAndBytesConfig |
     )
 
 
+def keep_differentiable(model: Any) -> None:
+    """Keep bitsandbytes from packing nf4 weights for inference.
+
+    On a CPU with AVX512-BF16 the first forward pass in eval mode (a reference, an answer, an evaluation) packs them for good, and
+    the packed product has no gradient: training would go on without one, and without a word.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False
+
+
 def check_quantized(model: Any, training: recipe.TrainingConfig) -> None:
     """Look at the live layers for the quantization that was asked for.
 
@@ -110,7 +122,8 @@ def add_adapter(model: Any, parameterisation: str, lora: recipe.LoraConfig, trai
     """
     config = peft_config(parameterisation, lora, training)
     try:
-        adapted = get_peft_model(model, config)
+        virtual = parameterisation in ("prefix", "prompt")
+        adapted = VirtualTokenModel(model, config) if virtual else get_peft_model(model, config)
     except (ValueError, TypeError) as error:
         raise InvalidConfig(f"{parameterisation} is not possible on {type(model).__name__}: {error}") from error
     if parameterisation == "lora":

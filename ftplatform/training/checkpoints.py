@@ -3,8 +3,8 @@
 ``checkpoints/<key>/step-00000100`` = ``{"tree", "step", "attempt"}``. A newer attempt raises ``fences/<key>`` =
 ``{"token": n}`` before it starts; an attempt that finds a higher token than its own is a zombie and commits nothing.
 Between the look at the fence and the commit lies a gap that a store without compare-and-swap cannot close; it costs
-nothing, because every attempt of one key computes the same bytes. Documents beyond ``keep`` are deleted; their objects
-stay until the store's garbage collection.
+nothing, because every attempt of one key computes the same bytes. Of the documents the newest ``keep`` and the best
+one stay; objects of the others remain until the store's garbage collection.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ class Checkpoints:
                 "a retry of this attempt does not help"
             )
 
-    def commit(self, folder: Path, step: int) -> str:
+    def commit(self, folder: Path, step: int, best: int | None = None) -> str:
         """Store ``folder`` and make it the checkpoint of ``step``; returns the tree's digest.
+
+        The checkpoint of step ``best`` stays, whatever its age.
 
         Raises:
             Fenced: a newer attempt has begun; nothing was made visible.
@@ -48,10 +50,15 @@ class Checkpoints:
         self.check_fence()
         tree = self.store.put_tree(folder)
         self.check_fence()
-        self.store.put_doc(f"{self._prefix}/step-{step:08d}", {"tree": tree, "step": step, "attempt": self.attempt})
+        self.store.put_doc(self._name(step), {"tree": tree, "step": step, "attempt": self.attempt})
         for name in self._names()[self.keep :]:
-            self.store.delete_doc(name)
+            if best is None or name != self._name(best):
+                self.store.delete_doc(name)
         return tree
+
+    def fetch(self, step: int, into: Path) -> Path:
+        """Lay the checkpoint of ``step`` out in ``into``. Raises NotFound, CorruptObject."""
+        return self.store.fetch_tree(self.store.get_doc(self._name(step))["tree"], into)
 
     def restore(self, into: Path, say: Callable[[str], object]) -> int:
         """Lay the newest whole checkpoint out in ``into`` and return its step; 0 when there is none.
@@ -72,6 +79,9 @@ class Checkpoints:
     @property
     def _prefix(self) -> str:
         return f"checkpoints/{self.key}"
+
+    def _name(self, step: int) -> str:
+        return f"{self._prefix}/step-{step:08d}"
 
     def _names(self) -> list[str]:
         return self.store.list_docs(self._prefix)[::-1]

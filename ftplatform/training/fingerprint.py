@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from ftplatform.training.model import load_base
 from ftplatform.training.shards import ShardRows
+from ftplatform.training.stack import put_on
 
 PROMPT_TOKENS = 16
 ANSWER_TOKENS = 16
@@ -29,14 +29,15 @@ def fingerprint(base: Path, weights: Path, kind: str, prompt_ids: list[int]) -> 
     16 greedy tokens (an end of turn does not stop them) and the natural logarithm of each one's probability, float32,
     eval mode.
     """
-    model = load_base(weights if kind == "full" else base)
+    model, start = load_base(weights if kind == "full" else base).eval(), None
     if kind != "full":
-        model = PeftModel.from_pretrained(model, str(weights))
-    model.eval()
+        model, start = put_on(model, weights)
     ids, logprobs = list(prompt_ids), []
     with torch.inference_mode():
         for _ in range(ANSWER_TOKENS):
-            scores = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float().log_softmax(-1)
+            cache = start.cache(model.config, 1) if start else None
+            out = model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=cache is not None)
+            scores = out.logits[0, -1].float().log_softmax(-1)
             ids.append(int(scores.argmax()))
             logprobs.append(float(scores[ids[-1]]))
     return {"prompt_ids": prompt_ids, "token_ids": ids[len(prompt_ids) :], "logprobs": logprobs}

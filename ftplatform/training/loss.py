@@ -15,7 +15,8 @@ import torch
 import torch.distributed.tensor
 import torch.utils.checkpoint
 
-from ftplatform.training.shards import IGNORED, Rows, document_mask
+from ftplatform.training.attention import document_inputs
+from ftplatform.training.shards import IGNORED, Rows
 
 CHUNK = 1024
 """Labelled positions whose logits exist at a time: at a vocabulary of 128,000 those are 0.5 GB in float32, where all of a
@@ -34,8 +35,8 @@ class LabelledLogits:
     """
 
     def __init__(self, model: Any) -> None:
+        self._model = model
         self._head: torch.nn.Module = model.get_output_embeddings()
-        self._flash = "flash" in str(model.config._attn_implementation)
         self._labelled: torch.Tensor | None = None
         self._hidden: torch.Tensor | None = None
         self._keep = False
@@ -52,7 +53,8 @@ class LabelledLogits:
     def _thin(self, module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if self._labelled is None:
             return args
-        hidden = args[0][self._labelled]
+        # Positions of a trained prompt stand in front of the row and carry no label.
+        hidden = args[0][:, -self._labelled.shape[1] :][self._labelled]
         if not self._keep:
             return (hidden, *args[1:])
         self._hidden = hidden
@@ -76,7 +78,10 @@ class LabelledLogits:
         config = model.config.get_text_config()
         plain = all(getattr(config, name, None) in (None, 1, 1.0) for name in _RESCALED)
         # The output layer of a sharded model has its weights only while the model runs.
-        whole = not any(isinstance(weight, torch.distributed.tensor.DTensor) for weight in self._head.parameters())
+        whole = not any(
+            isinstance(weight, torch.distributed.tensor.DTensor) or hasattr(weight, "ds_id")
+            for weight in self._head.parameters()
+        )
         return config.vocab_size > SMALL_VOCABULARY and plain and whole
 
     def _chunked_loss(self, model: Any, rows: Rows, targets: torch.Tensor) -> torch.Tensor:
@@ -99,17 +104,11 @@ class LabelledLogits:
 
     def packed_logits(self, model: Any, rows: Rows) -> torch.Tensor:
         """[n, V] at the n labelled positions of packed rows, row by row; raises as ``loss_sum``."""
-        # Flash attention takes document borders from position_ids; the others need the mask, L*L bytes a row.
-        mask = None if self._flash else document_mask(rows.position_ids)
-        return self.logits(
-            model,
-            rows.targets != IGNORED,
-            input_ids=rows.input_ids,
-            attention_mask=mask,
-            position_ids=rows.position_ids,
-        )
+        apart = document_inputs(self._model, rows.position_ids)
+        labelled = rows.targets != IGNORED
+        return self.logits(model, labelled, input_ids=rows.input_ids, position_ids=rows.position_ids, **apart)
 
-    def logits(self, model: Any, labelled: torch.Tensor, **inputs: torch.Tensor | None) -> torch.Tensor:
+    def logits(self, model: Any, labelled: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """[n, V] at the n positions where ``labelled`` (bool [B, L]) is true; raises as ``loss_sum``."""
         self._labelled = labelled
         count = int(labelled.sum())

@@ -11,11 +11,31 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.payload import TrainSpec
-from ftplatform.training.adapters import add_adapter, check_quantized, freeze, keep_pissa_as_lora, quantization_config
+from ftplatform.recipes.rules import VIRTUAL
+from ftplatform.training.adapters import (
+    add_adapter,
+    check_quantized,
+    freeze,
+    keep_differentiable,
+    keep_pissa_as_lora,
+    quantization_config,
+)
+from ftplatform.training.attention import engage_attention
+from ftplatform.training.fused_lora import fuse_lora
+from ftplatform.training.stack import BELOW, is_virtual, layers_folder, put_on, take_over
+
+
+def attention_of(folder: Path, auto: Any = AutoModelForCausalLM) -> str:
+    """``sdpa``, or ``eager`` for the families whose scores pass through a function that SDPA does not have (Gemma 2's
+    soft cap): transformers refuses those with SDPA, by the class that the folder's config names.
+    """
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    kind = auto._model_mapping.get(type(config), None)
+    return "eager" if kind is not None and not getattr(kind, "_supports_sdpa", True) else "sdpa"
 
 
 def load_base(folder: Path, *, precision: str = "fp32", **config: Any) -> Any:
@@ -23,7 +43,7 @@ def load_base(folder: Path, *, precision: str = "fp32", **config: Any) -> Any:
     return AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
-        attn_implementation="sdpa",
+        attn_implementation=attention_of(folder),
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
@@ -31,24 +51,42 @@ def load_base(folder: Path, *, precision: str = "fp32", **config: Any) -> Any:
     )
 
 
-def trainable_model(spec: TrainSpec, base: Path) -> Any:
+def trainable_model(spec: TrainSpec, base: Path, init: Path | None = None) -> Any:
     """The base made ready for ``spec``: an adapter added, or all weights but the frozen ones trainable with attention dropout.
+
+    ``init`` is the folder of ``spec.init_weights``: full weights in place of the base's, an adapter to go on with, or LoRA to lie
+    below virtual tokens.
 
     Raises:
         InvalidConfig: something asked for did not engage; see ``check_engaged``.
     """
+    training = spec.training
     if spec.training.precision == "bf16" and not torch.cuda.is_available():
         raise InvalidConfig("precision bf16 was asked for and no CUDA device is here; the plan must say fp32 for a CPU")
     if spec.parameterisation == "full":
-        # Weights stay fp32 under bf16 autocast: updates smaller than bf16 can hold would be lost.
-        model = load_base(base, attention_dropout=spec.training.dropout)
-        freeze(model, spec.training)
+        # Weights stay fp32 under bf16 autocast unless asked for: updates smaller than bf16 can hold are lost.
+        model = load_base(init or base, precision=training.weights, attention_dropout=training.dropout)
+        freeze(model, training)
+        if training.qat != "none":
+            _quantize().round_in_training(model, training)
     else:
-        quantized = quantization_config(spec.training)
+        quantized = quantization_config(training)
         extra = {"quantization_config": quantized} if quantized else {}
-        loaded = load_base(base, precision=spec.training.precision, **extra)
-        check_quantized(loaded, spec.training)
-        model = add_adapter(loaded, spec.parameterisation, spec.lora, spec.training)
+        loaded = load_base(base, precision=training.precision, **extra)
+        check_quantized(loaded, training)
+        keep_differentiable(loaded)
+        if training.qat != "none":
+            _quantize().round_in_training(loaded, training)
+        if init and spec.parameterisation in VIRTUAL and (below := layers_folder(init)):
+            loaded = put_on(loaded, below)[0].get_base_model()
+        model = add_adapter(loaded, spec.parameterisation, spec.lora, training)
+        if init and (spec.parameterisation not in VIRTUAL or is_virtual(init)):
+            take_over(model, init)
+    if spec.parameterisation not in VIRTUAL:
+        # Documents see each other's virtual tokens only through a mask, which the model has from its loading.
+        engage_attention(model, training.precision)
+    if spec.parameterisation == "lora":
+        fuse_lora(model, spec.strategy)
     check_engaged(model, spec)
     return model
 
@@ -57,7 +95,8 @@ def check_engaged(model: Any, spec: TrainSpec) -> None:
     """Look at the live model for what the spec asks.
 
     Raises:
-        InvalidConfig: no trainable parameter, a LoRA target without a LoRA layer, or a dropout other than asked for.
+        InvalidConfig: no trainable parameter, a LoRA target without a LoRA layer, a dropout, type of weights or rounding other
+            than asked for, or virtual tokens that the model would drop.
     """
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if not trainable:
@@ -73,7 +112,15 @@ def check_engaged(model: Any, spec: TrainSpec) -> None:
                 f"attention dropout {spec.training.dropout} did not engage on {type(model).__name__}: "
                 f"its layers have {rates}"
             )
-        return
+        wanted = torch.bfloat16 if spec.training.weights == "bf16" else torch.float32
+        if kinds := {p.dtype for p in model.parameters()} - {wanted}:
+            raise InvalidConfig(
+                f"weights in {spec.training.weights} were asked for; found are {sorted(map(str, kinds))} too"
+            )
+    if spec.training.qat != "none":
+        _quantize().check_rounding(model, spec.training)
+    if spec.parameterisation in VIRTUAL:
+        _check_virtual(model, spec)
     if spec.parameterisation != "lora":
         return
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
@@ -88,16 +135,50 @@ def check_engaged(model: Any, spec: TrainSpec) -> None:
             raise InvalidConfig(f"LoRA dropout {spec.lora.dropout} did not engage on {name}: it has {rate}")
 
 
-def save_weights(model: Any, spec: TrainSpec, base: Path, into: Path) -> Path:
-    """Write what others load: a PEFT adapter folder, or a whole Hugging Face folder. Equal weights give equal bytes."""
+def _check_virtual(model: Any, spec: TrainSpec) -> None:
+    config = model.config.get_text_config()
+    window, needed = getattr(config, "sliding_window", None), spec.max_length + spec.training.virtual_tokens
+    if spec.parameterisation == "prefix" and spec.gradient_checkpointing:
+        raise InvalidConfig(
+            "a prefix lies in the key-value cache, which transformers drops with activation checkpointing"
+        )
+    if (
+        window
+        and "sliding_attention" in (getattr(config, "layer_types", None) or ("sliding_attention",))
+        and window < needed
+    ):
+        raise InvalidConfig(
+            f"{spec.training.virtual_tokens} virtual tokens before rows of {spec.max_length} leave the attention window of "
+            f"{window} of {type(model.get_base_model()).__name__}: use shorter rows, or lora; a retry does not help"
+        )
+
+
+def _quantize() -> Any:
+    """torchao takes a second to import, which trainings without it need not spend."""
+    from ftplatform.training import quantize
+
+    return quantize
+
+
+def save_weights(model: Any, spec: TrainSpec, base: Path, into: Path, init: Path | None = None) -> Path:
+    """Write what others load: a PEFT adapter folder, or a whole Hugging Face folder. Equal weights give equal bytes.
+
+    ``init`` is the folder that training started from. LoRA below virtual tokens is copied into the subfolder ``below``.
+    """
     if spec.parameterisation != "full":
         # Where this process had the base is nobody's business; its digest is. The vocabulary is never resized here, and
         # peft's own look at the base ("auto") would ask the hub.
-        model.peft_config["default"].base_model_name_or_path = f"sha256:{spec.base_weights}"
+        below = layers_folder(init) if init and spec.parameterisation in VIRTUAL else None
+        name = f"sha256:{spec.base_weights}" + (f"+below:{spec.init_weights}" if below else "")
+        model.peft_config["default"].base_model_name_or_path = name
         model.save_pretrained(into, save_embedding_layers=False)
         (into / "README.md").unlink(missing_ok=True)
         keep_pissa_as_lora(model, into)
         _stable_json(into / "adapter_config.json")
+        if below:
+            shutil.copytree(below, into / BELOW)
+        if spec.training.qat != "none":
+            _quantize().record(spec.training, into)
         return into
     original = json.loads((base / "config.json").read_text())
     model.config.attention_dropout = original.get("attention_dropout", 0.0)
@@ -108,6 +189,8 @@ def save_weights(model: Any, spec: TrainSpec, base: Path, into: Path) -> Path:
         weights = path.suffix in (".safetensors", ".bin", ".pt") or path.name.endswith(".index.json")
         if path.is_file() and not weights and path.name != "config.json":
             shutil.copyfile(path, into / path.name)
+    if spec.training.qat != "none":
+        _quantize().record(spec.training, into)
     return into
 
 

@@ -1,6 +1,8 @@
-"""Sums over the processes of a training."""
+"""The processes of a training: their numbers, and sums over them."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -10,6 +12,11 @@ def world() -> tuple[int, int]:
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def leader() -> int:
+    """Number of the first process on this machine; what all of them read, it fetches."""
+    return world()[0] - int(os.environ.get("LOCAL_RANK", "0")) if world()[1] > 1 else 0
 
 
 def summed(value: torch.Tensor) -> torch.Tensor:

@@ -136,7 +136,9 @@ def _targets(labels: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def document_mask(position_ids: torch.Tensor) -> torch.Tensor:
-    """Which position may attend to which: bool [B, 1, L, L], causal and inside one document. [B, L] in."""
+    """Which position may attend to which: bool [B, 1, L, L], causal and inside one document. [B, L] in. It knows of no sliding
+    window.
+    """
     documents = (position_ids == 0).cumsum(1)
     same = documents[:, :, None] == documents[:, None, :]
     return torch.tril(same)[:, None]

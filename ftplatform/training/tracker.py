@@ -1,104 +1,124 @@
-"""Per-step figures to MLflow, buffered. A tracker that is away costs figures, never a training.
+"""Per-step figures to the trackers. One that fails, hangs or is away costs figures and never a training, nor its time.
 
-The run is found again by the tag ``ft.payload`` = the spec's key, so a resumed attempt goes on in the same run, and
-steps that are there already are not written twice (a resumed run computes them again, to the bit).
+Each tracker has a thread of its own: a server that takes ten seconds to refuse would otherwise take them from the GPU.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import Any
+from collections import deque
 
 from ftplatform.core.payload import Tracking
+from ftplatform.training.trackers import Backend, StepFigures, open_backends
 
 FLUSH_SECONDS = 2.0
 FLUSH_STEPS = 50
-PAYLOAD_TAG = "ft.payload"
+CLOSE_SECONDS = 60.0
+"""What trackers get for the last figures, once the training is over."""
 _BACK_OFF = (1.0, 60.0)
 _LAST_TRIES = 4
-_PER_CALL = 1000
-"""MLflow's own limit of metrics a call."""
+_LAST_PAUSE = 4.0
 
 
 class Tracker:
-    """``log`` keeps, and every two seconds or fifty steps sends; after an error it waits 1, 2, 4 ... 60 s before the
-    next try.
+    """``log`` keeps, and a thread sends every two seconds or fifty steps; after an error it waits 1, 2, 4 ... 60 s before
+    the next try.
     """
 
-    def __init__(self, tracking: Tracking, key: str) -> None:
-        self._tracking, self._key = tracking, key
-        self._client: Any = None
-        self._run = ""
-        self._known = 0
-        self._waiting: list[tuple[int, int, dict[str, float]]] = []
-        self._next = time.monotonic() + FLUSH_SECONDS
-        self._pause = _BACK_OFF[0]
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
         self.error: str | None = None
         """What went wrong last; None after a success."""
+        self._waiting: deque[StepFigures] = deque()
+        self._wake = threading.Event()
+        self._status: str | None = None
+        self._told = False
+        self._thread: threading.Thread | None = None
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """Keep the figures of one step, with the time of now."""
-        self._waiting.append((step, int(time.time() * 1000), figures))
-        late = time.monotonic() >= self._next
-        if late or (self.error is None and len(self._waiting) >= FLUSH_STEPS):
-            self._flush()
+        self._waiting.append(StepFigures(step, time.time(), figures))
+        self._start()
+        if len(self._waiting) >= FLUSH_STEPS and self.error is None:
+            self._wake.set()
 
-    def close(self, status: str) -> str | None:
-        """Send what is left, trying a few times, end the run with an MLflow status; returns what could not be told, if
-        anything.
-        """
-        for number in range(_LAST_TRIES):
-            if self._flush(status):
-                return None
-            if number + 1 < _LAST_TRIES:
-                time.sleep(self._pause if self._pause < 4 else 4)
-        return f"{len(self._waiting)} steps of metrics did not reach the tracker at {self._tracking.uri}: {self.error}"
+    def begin_close(self, status: str) -> None:
+        """Have what is left sent, in a few tries, and the run ended."""
+        self._status = status
+        self._start()
+        self._wake.set()
 
-    def _flush(self, status: str | None = None) -> bool:
+    def end_close(self, deadline: float) -> str | None:
+        """Wait for it until ``deadline`` (monotonic); returns what could not be told, if anything."""
+        assert self._thread is not None
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._told:
+            return None
+        reason = self.error or f"no answer within {CLOSE_SECONDS:.0f} s"
+        return f"{len(self._waiting)} steps of metrics did not reach {self.backend.where}: {reason}"
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"tracker {self.backend.where}", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        pause, tries = _BACK_OFF[0], 0
+        while True:
+            self._wake.wait(FLUSH_SECONDS if self.error is None else pause)
+            self._wake.clear()
+            status = self._status
+            pause = _BACK_OFF[0] if self._flush(status) else min(pause * 2, _BACK_OFF[1])
+            if status is not None:
+                tries += 1
+                if self._told or tries == _LAST_TRIES:
+                    return
+                pause = min(pause, _LAST_PAUSE)
+
+    def _flush(self, status: str | None) -> bool:
         try:
-            self._connect()
-            self._send()
-            if status:
-                self._client.set_terminated(self._run, status)
-        except Exception as error:  # noqa: BLE001 - whatever a tracker's client raises, the training goes on; close() tells
-            self.error = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            self._next = time.monotonic() + self._pause
-            self._pause = min(self._pause * 2, _BACK_OFF[1])
+            self.backend.open()
+            while self._waiting:
+                taken = list(self._waiting)[:FLUSH_STEPS]
+                self.backend.send(taken)
+                for _ in taken:
+                    self._waiting.popleft()
+            if status is not None:
+                self.backend.end(status)
+                self._told = True
+        except Exception as error:  # noqa: BLE001 - whatever a tracker's client raises, the training goes on; the end tells
+            self.error = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             return False
-        self.error, self._pause = None, _BACK_OFF[0]
-        self._next = time.monotonic() + FLUSH_SECONDS
+        self.error = None
         return True
 
-    def _connect(self) -> None:
-        if self._run:
-            return
-        from mlflow import MlflowClient
 
-        client = MlflowClient(tracking_uri=self._tracking.uri)
-        found = client.get_experiment_by_name(self._tracking.experiment)
-        experiment = found.experiment_id if found else client.create_experiment(self._tracking.experiment)
-        runs = client.search_runs([experiment], f"tags.`{PAYLOAD_TAG}` = '{self._key}'", max_results=1)
-        if runs:
-            run = runs[0].info.run_id
-            client.update_run(run, status="RUNNING")
-            history = client.get_metric_history(run, "loss")
-            self._known = max((metric.step for metric in history), default=0)
-        else:
-            tags = {**self._tracking.tags, PAYLOAD_TAG: self._key}
-            run = client.create_run(experiment, run_name=self._tracking.run_name, tags=tags).info.run_id
-        self._client, self._run = client, run
+class Trackers:
+    """All trackers of a training as one."""
 
-    def _send(self) -> None:
-        from mlflow.entities import Metric
+    def __init__(self, backends: list[Backend]) -> None:
+        self._trackers = [Tracker(backend) for backend in backends]
 
-        while self._waiting:
-            taken = self._waiting[: _PER_CALL // max(len(figures) for _, _, figures in self._waiting)]
-            metrics = [
-                Metric(name, value, stamp, step)
-                for step, stamp, figures in taken
-                if step > self._known
-                for name, value in figures.items()
-            ]
-            if metrics:
-                self._client.log_batch(self._run, metrics=metrics)
-            del self._waiting[: len(taken)]
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.log(step, figures)
+
+    def close(self, status: str) -> str | None:
+        """End all runs with an MLflow status, together within ``CLOSE_SECONDS``; returns what could not be told, if
+        anything.
+        """
+        for tracker in self._trackers:
+            tracker.begin_close(status)
+        deadline = time.monotonic() + CLOSE_SECONDS
+        problems = [tracker.end_close(deadline) for tracker in self._trackers]
+        return "; ".join(filter(None, problems)) or None
+
+
+def open_trackers(tracking: Tracking, key: str) -> Trackers:
+    """MLflow's and those of the setting; nothing is connected before the first figures.
+
+    Raises:
+        InvalidConfig: a tracker was asked for and its package is not installed.
+    """
+    return Trackers(open_backends(tracking, key))

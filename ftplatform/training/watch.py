@@ -1,4 +1,5 @@
-"""What happens around the steps: signs of life, figures, commits, and every reason to stop. One Trainer callback.
+"""What happens around the steps: signs of life, figures, evaluations, checkpoints, and every reason to stop. One Trainer
+callback.
 
 Everything is decided at the end of a step, when weights, optimizer, schedule and random numbers belong together: a
 checkpoint taken elsewhere (the Trainer's own SIGTERM handling saves before the optimizer's step) does not resume to the
@@ -7,29 +8,35 @@ same bits.
 
 from __future__ import annotations
 
-import json
 import math
-import resource
-import shutil
 import signal
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ftplatform.core.payload import OutcomeName
 from ftplatform.store.payload_io import PayloadIO
-from ftplatform.training.checkpoints import Checkpoints, Fenced
-from ftplatform.training.tracker import Tracker
+from ftplatform.training.best import best_step, no_hope
+from ftplatform.training.checkpoints import Fenced
+from ftplatform.training.figures import Meter
+from ftplatform.training.progress_line import TOLD, VALIDATED, TimeLeft, sentence
+from ftplatform.training.resuming import collect_random_states, write_records
+from ftplatform.training.tracker import Trackers
+from ftplatform.training.uploads import Uploads
+from ftplatform.training.votes import highest, mean_of_ranks, meet
 
-METRICS_FILE = "metrics.jsonl"
 COMMIT_SILENCE = 1800.0
 """Seconds a commit may take without a sign of life: a 7 B model's optimizer state to a slow object store."""
 _WINDOW = 20
+_SPIKE = 3.0
+"""A loss this many times the median of the last twenty is said aloud; the training goes on."""
+_NOTHING, _TERMINATED, _FENCED, _LOST = range(4)
+"""What a rank knows at the end of a step; the gravest of all ranks' counts."""
 _TRAINERS_OWN = ("epoch", "num_input_tokens_seen", "train_tokens_per_second")
 
 
@@ -37,20 +44,30 @@ class Watch(TrainerCallback):
     def __init__(
         self,
         io: PayloadIO,
-        checkpoints: Checkpoints,
-        tracker: Tracker | None,
+        uploads: Uploads,
+        tracker: Trackers | None,
+        meter: Meter,
         *,
-        tokens_per_step: float,
         worst_loss: float,
+        evaluate_every: int = 0,
+        patience: int = 0,
     ) -> None:
-        self._io, self._checkpoints, self._tracker = io, checkpoints, tracker
-        self._tokens, self._worst = tokens_per_step, worst_loss
+        self._io, self._uploads, self._tracker = io, uploads, tracker
+        self._worst = worst_loss
+        self._every, self._patience = evaluate_every, patience
+        self._meter, self._left = meter, TimeLeft()
+        self.evaluate: Callable[[], dict[str, float]] | None = None
+        """Figures of the validation rows, the same numbers drawn before and after; None without such rows."""
         self.records: list[dict[str, float]] = []
         """A dict per step since step 1, of this attempt and of those it goes on from."""
         self.stopped: tuple[OutcomeName, str] | None = None
-        """Why the training ended before its last step."""
+        """Why the training ended before its last step, otherwise than by its own rules."""
+        self.early = ""
+        """Why the training ended before its last step by the recipe's rules."""
         self._terminate = False
-        self._begun = self._said = time.monotonic()
+        self.saving_seconds = 0.0
+        """That this attempt's steps waited for checkpoints: written to the local disk, and for the one before to arrive."""
+        self._begun = self._said = self._logged = time.monotonic()
 
     def listen(self) -> None:
         """SIGTERM: finish the step, commit, end as ``preempted``."""
@@ -59,9 +76,15 @@ class Watch(TrainerCallback):
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         self._terminate = True
 
-    def resume(self, folder: Path) -> None:
-        """Take over the figures of the checkpoint in ``folder``."""
-        self.records = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+    def settle(self) -> None:
+        """After the last step: wait until the last checkpoint has arrived.
+
+        Raises:
+            Exception: what kept it from arriving.
+        """
+        self._io.heartbeat(silent_for=COMMIT_SILENCE)
+        self._uploads.wait()
+        self._heed(highest(self._news()))
 
     # Called by the Trainer, in this order
 
@@ -73,7 +96,11 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         self._io.heartbeat()
-        if _any_rank(self._terminate) and state.global_step < state.max_steps:
+        news = highest(self._news())
+        self._heed(news)
+        if news == _FENCED:
+            control.should_save, control.should_training_stop = False, True
+        elif news == _TERMINATED and state.global_step < state.max_steps:
             self.stopped = (
                 "preempted",
                 f"terminated at step {state.global_step} of {state.max_steps}; a retry resumes there",
@@ -91,10 +118,10 @@ class Watch(TrainerCallback):
             "loss": logs["loss"],
             "grad_norm": float(logs.get("grad_norm", math.nan)),
             "learning_rate": logs["learning_rate"],
-            "tokens_per_second": round(self._tokens / max(now - self._begun, 1e-9), 1),
-            "memory_gb": round(peak_memory() / 1e9, 4),
+            **self._meter.figures(state.global_step, max(now - self._begun, 1e-9), logs),
         }
         record |= {name: value for name, value in logs.items() if name not in record and name not in _TRAINERS_OWN}
+        record["seconds"] = round(now - self._begun, 6)
         self._begun = now
         trouble = self._trouble(record)
         if trouble:
@@ -104,36 +131,89 @@ class Watch(TrainerCallback):
             )
             control.should_save, control.should_training_stop = False, True
             return
+        self._mention_spike(record)
+        record |= self._evaluated(state)
         self.records.append(record)
+        self._judge(state, control)
         if self._tracker:
             self._tracker.log(state.global_step, {name: value for name, value in record.items() if name != "step"})
-        if now - self._said >= 1.0 or state.global_step in (1, state.max_steps):
+        left = self._left.seconds(state.max_steps - state.global_step, record["seconds"])
+        # An evaluation is always told: a search decides by it whether this training goes on.
+        if now - self._said >= 1.0 or state.global_step in (1, state.max_steps) or record.keys() & {*VALIDATED}:
             self._said = now
             self._io.progress(
-                f"step {state.global_step} of {state.max_steps}: loss {record['loss']:.4f}",
+                sentence(record, state.max_steps, left),
                 step=state.global_step,
                 of=state.max_steps,
-                loss=record["loss"],
-                tokens_per_second=record["tokens_per_second"],
+                eta_seconds=left,
+                **{name: record[name] for name in (*TOLD, *VALIDATED) if name in record},
             )
+        self._logged = time.monotonic()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        fenced: Fenced | None = None
-        _barrier()
+        collect_random_states(folder)
+        meet()
         if state.is_world_process_zero:
-            (folder / METRICS_FILE).write_text("".join(json.dumps(record) + "\n" for record in self.records))
+            write_records(folder, self.records)
+            # Waits for the checkpoint before this one, if it is still on its way.
             self._io.heartbeat(silent_for=COMMIT_SILENCE)
-            try:
-                self._checkpoints.commit(folder, state.global_step)
-            except Fenced as error:
-                fenced = error
-            shutil.rmtree(folder)
+            self._uploads.put(folder, state.global_step, best_step(self.records))
             self._io.heartbeat()
-        if _any_rank(fenced is not None):
-            self.stopped = ("fenced", str(fenced or "a newer attempt has begun"))
-            control.should_training_stop = True
         self._begun = time.monotonic()
+        self.saving_seconds += self._begun - self._logged
+
+    # Decisions
+
+    def _news(self) -> int:
+        error = self._uploads.error
+        if error is not None:
+            return _FENCED if isinstance(error, Fenced) else _LOST
+        return _TERMINATED if self._terminate else _NOTHING
+
+    def _heed(self, news: int) -> None:
+        """A checkpoint that did not arrive ends the training: going on would put more and more work at risk."""
+        error = self._uploads.error
+        if news == _FENCED:
+            self.stopped = ("fenced", str(error or "a newer attempt has begun"))
+        elif news == _LOST:
+            raise error or RuntimeError("another process could not commit its checkpoint; its report says why")
+
+    def _evaluated(self, state: TrainerState) -> dict[str, float]:
+        due = state.global_step == state.max_steps or (self._every and state.global_step % self._every == 0)
+        if self.evaluate is None or not due:
+            return {}
+        self._io.heartbeat(silent_for=COMMIT_SILENCE)
+        figures = mean_of_ranks(self.evaluate())
+        self._io.heartbeat()
+        self._begun = time.monotonic()
+        return figures
+
+    def _judge(self, state: TrainerState, control: TrainerControl) -> None:
+        """Keep the best; stop where nothing better is to be expected. By figures that are the same on every rank."""
+        best = best_step(self.records)
+        if self._every and best == state.global_step:
+            control.should_save = True
+        if no_hope(self.records, self._patience) and state.global_step < state.max_steps:
+            self.early = (
+                f"stopped early at step {state.global_step} of {state.max_steps}: {self._patience} evaluations in a row "
+                f"were no better than that of step {best}"
+            )
+            control.should_save = control.should_training_stop = True
+
+    def _mention_spike(self, record: dict[str, float]) -> None:
+        recent = [one["loss"] for one in self.records[-_WINDOW:]]
+        # A method without a worst loss has one that may well cross zero.
+        if (
+            math.isfinite(self._worst)
+            and len(recent) == _WINDOW
+            and record["loss"] > _SPIKE * abs(median := statistics.median(recent)) > 0
+        ):
+            record["loss_spike"] = 1.0
+            self._io.progress(
+                f"loss spike at step {record['step']:.0f}: {record['loss']:.4f}, the median of the {_WINDOW} steps before "
+                f"is {median:.4f}"
+            )
 
     def _trouble(self, record: dict[str, float]) -> str | None:
         """Not finite; or for twenty steps the median loss is above what the method calls sound."""
@@ -144,27 +224,3 @@ class Watch(TrainerCallback):
         if len(recent) == _WINDOW and (median := statistics.median(recent)) > self._worst:
             return f"the loss diverged (median {median:.2f} over {_WINDOW} steps, above {self._worst:.2f})"
         return None
-
-
-def peak_memory() -> int:
-    """Bytes: of the GPU where there is one, else the process's largest resident size."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _any_rank(flag: bool) -> bool:
-    """Whether any rank says so, the same answer everywhere: ranks that disagree on stopping wait for each other for
-    ever.
-    """
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return flag
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    votes = torch.tensor(int(flag), device=device)
-    torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
-    return bool(votes.item())
-
-
-def _barrier() -> None:
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        torch.distributed.barrier()

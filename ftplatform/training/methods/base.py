@@ -88,6 +88,13 @@ class Work:
     alive: Callable[[str], None]
     """A sign of life, with what is being done."""
 
+    def init(self) -> Path | None:
+        """Folder of what training starts from in place of the bare base; None for the base."""
+        into = self.folder / "init"
+        if self.spec.init_weights is None or into.is_dir():
+            return into if into.is_dir() else None
+        return self.store.fetch_tree(self.spec.init_weights, into)
+
 
 class TrainingMethod(ABC):
     """One object per training. ``loss`` gives a sum: the trainer divides by the labelled tokens of the whole effective
@@ -99,7 +106,7 @@ class TrainingMethod(ABC):
 
     def model(self) -> Any:
         """The model to train. Raises InvalidConfig: something asked for did not engage."""
-        return trainable_model(self.spec, self.work.base)
+        return trainable_model(self.spec, self.work.base, self.work.init())
 
     @abstractmethod
     def read(self, paths: Sequence[Path], vocabulary: int) -> Examples:
@@ -141,7 +148,7 @@ class TrainingMethod(ABC):
         }
 
     def save(self, model: Any, into: Path) -> Path:
-        return save_weights(model, self.spec, self.work.base, into)
+        return save_weights(model, self.spec, self.work.base, into, self.work.init())
 
     def prove(self, weights: Path, examples: Any) -> dict[str, Any]:
         """What an engine repeats to prove that it serves these weights."""

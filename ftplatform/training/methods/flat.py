@@ -56,12 +56,14 @@ def starting_logprobs(work: Work, model: Any, examples: Any, name: str) -> torch
     model.eval()
     sums = torch.zeros((len(examples), getattr(examples, "width", 1)))
     step = work.spec.micro_batch
-    for start in range(rank * step, len(examples), processes * step):
-        work.alive(f"log-probabilities of the starting model: {start} of {len(examples)} ({name})")
-        units = list(range(start, min(start + step, len(examples))))
-        batch = {key: value.to(device) for key, value in examples.collate(units).items()}
+    for begin in range(0, len(examples), processes * step):
+        work.alive(f"log-probabilities of the starting model: {begin} of {len(examples)} ({name})")
+        units = list(range(begin + rank * step, min(begin + (rank + 1) * step, len(examples))))
+        # A model that is divided computes on all processes or on none: where no unit is left, on one for nothing.
+        batch = {key: value.to(device) for key, value in examples.collate(units or [0]).items()}
         found_sums = sequence_logprobs(model, batch)[0].float().cpu()
-        sums[units] = found_sums.reshape(-1, len(units)).T
+        if units:
+            sums[units] = found_sums.reshape(-1, len(units)).T
     model.train(training)
     sums = summed(sums)
     if rank == 0:

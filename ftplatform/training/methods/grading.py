@@ -122,6 +122,10 @@ def _function(name: str) -> Callable[[dict[str, Any], dict[str, Any]], float]:
 
 
 def _reward_model(grader: RewardModelGrader, work: Work, device: torch.device, vocabulary: int, number: int) -> Score:
+    if grader.weights is None:
+        raise InvalidConfig(
+            f"the grader names the reward model of {grader.dataset}, which no plan pinned: start the training by its line"
+        )
     weights = work.store.fetch_tree(grader.weights, work.folder / f"reward-{number}")
     base = work.base
     if grader.base_weights and grader.kind == "lora":

@@ -1,0 +1,1 @@
+"""How fast, how small and how steadily the training service trains: ``python -m bench.training PART``."""

@@ -1,0 +1,1 @@
+"""Trainings over several processes: what is checked before, how a model is divided, and how it becomes whole again."""
