@@ -35,6 +35,7 @@ STACK = (
     "numpy",
     "bitsandbytes",
     "deepspeed",
+    "torchao",
 )
 _PROJECT = Path(__file__).resolve().parent.parent.parent
 _ASK = (
