@@ -86,11 +86,11 @@ def activation_bytes(
     return tokens * (shape.layers * layer + ends)
 
 
-def logits_bytes(shape: ModelShape, setup: Setup, labelled: int) -> float:
+def logits_bytes(shape: ModelShape, setup: Setup, labelled: int, *, chunked: bool = True) -> float:
     """Bytes of the output layer's logits and what the loss makes of them, for ``labelled`` positions of a micro-batch.
 
-    Logits are taken at labelled positions only, ``LOGIT_CHUNK`` at a time. Per logit: fp32 log-probabilities and their gradient,
+    Logits are taken at labelled positions only, ``LOGIT_CHUNK`` at a time where the output layer is whole (``chunked``). Per logit: fp32 log-probabilities and their gradient,
     and under bf16 the half-precision logits beside them.
     """
     per_logit = 8 if setup.precision == "fp32" else 10
-    return min(labelled, LOGIT_CHUNK) * shape.vocabulary * per_logit
+    return (min(labelled, LOGIT_CHUNK) if chunked else labelled) * shape.vocabulary * per_logit

@@ -77,7 +77,7 @@ def estimate_memory(shape: ModelShape, setup: Setup, layout: Layout, *, gpu: boo
     activations = activation_bytes(
         shape, setup, tokens, layout.length, checkpointing=layout.checkpointing, masked=layout.masked
     )
-    logits = logits_bytes(shape, setup, max(1, round(tokens * layout.labelled)))
+    logits = logits_bytes(shape, setup, max(1, round(tokens * layout.labelled)), chunked=not sharded)
     terms = [round(term / GB, 4) for term in (weights, gradients, states, activations, logits)]
     other = round(CONTEXT_GB[gpu] + working / GB + HEADROOM * (sum(terms) + working / GB), 4)
     return MemoryEstimate(

@@ -22,7 +22,7 @@ from ftplatform.training.adapters import freeze, peft_config
 from ftplatform.training.logprobs import Batch
 from ftplatform.training.methods.base import Figures
 from ftplatform.training.methods.preference import Pairs
-from ftplatform.training.model import check_engaged
+from ftplatform.training.model import attention_of, check_engaged
 
 HEAD = "score"
 
@@ -63,7 +63,7 @@ def _classifier(folder: Path, *, precision: str = "fp32", **config: Any) -> Any:
         folder,
         num_labels=1,
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
-        attn_implementation="sdpa",
+        attn_implementation=attention_of(folder, AutoModelForSequenceClassification),
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
