@@ -225,7 +225,7 @@ def test_caps_count_what_was_spent_and_what_may_still_be() -> None:
 
 def test_trials_are_kept_by_study_and_survive(tmp_path: Path) -> None:
     store, line = ObjectStore(LocalBlobs(tmp_path)), LineKey.parse("acme/support|tiny@1")
-    facts: dict[str, Any] = {"curated": "c", "base": "b", "judged_by": "s", "objective": "heldout"}
+    facts: dict[str, Any] = {"curated": "c", "base": "b", "judged_by": "s", "objective": "heldout", "pinned": []}
     key = study_key(_recipe(), **facts)
     assert key == study_key(_recipe(trials=99, max_price=1, parallel=4), **facts), "the same trials, more of them"
     assert key != study_key(_recipe({"lora.rank": {"choices": [1, 2]}}), **facts)

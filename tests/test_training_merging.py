@@ -96,7 +96,7 @@ def test_a_merge_by_choice_follows_its_paper_and_repeats_to_the_byte(place: Path
     if method == "ties":
         first, second, both = changes(place / "one"), changes(place / "two"), changes(tmp_path / "a")
         for name, change in both.items():
-            parts = torch.stack([0.5 * _top(first[name]), 0.5 * _top(second[name])])
+            parts = torch.stack([_top(first[name]), _top(second[name])])
             sign = parts.sum(0).sign()
             agree = torch.where(parts.sign() == sign, parts, 0.0)
             wanted = agree.sum(0) / (agree != 0).sum(0).clamp(min=1)

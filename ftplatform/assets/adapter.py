@@ -191,13 +191,13 @@ def _lock(run: LineRun, plan: Plan, shards: TokenizedShards, spec: TrainSpec, ma
 def _calibrate(run: LineRun, plan: Plan, numbers: dict[str, float]) -> None:
     """Keep what the training measured beside what the plan said, for the plans to come.
 
-    A training that resumed at its last step did no work to measure.
+    A training that resumed at its last step did no work to measure; offload is slow for reasons that no other strategy has.
     """
-    if not numbers.get("tokens_per_second"):
+    if not numbers.get("tokens_per_second") or plan.strategy == "offload":
         return
     setup = Setup.from_recipe(run.recipe)
     key = CalibrationKey(
-        base=plan.base.key, parameterisation=setup.name, length=plan.training.max_length, gpu=plan.placement.gpu
+        base=plan.base.key, parameterisation=setup.measured_as, length=plan.training.max_length, gpu=plan.placement.gpu
     )
     measured = Measurement(
         estimated_gb=expected_peak(plan.memory_gb, plan.accumulation),

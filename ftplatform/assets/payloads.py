@@ -85,7 +85,11 @@ def run_payload(
             # Terminated by a person, or the line belongs to another run by now: nobody would wait for this payload.
             parts.launcher.cancel(handle)
             raise
-        fruitless = 0 if _committed(parts.store, spec.key) > committed else fruitless + 1
+        if patiently(lambda: _committed(parts.store, spec.key), context.log.warning) > committed:  # noqa: B023
+            fruitless = 0
+        elif outcome.outcome != "out_of_memory":
+            # The ladder has an end of its own.
+            fruitless += 1
         following = next_attempt(spec, outcome, fruitless)
         changes = difference(spec, following) if following else ""
         told = outcome.model_copy(update={

@@ -48,7 +48,7 @@ def probe(parts: Parts, plan: Plan, setup: Setup, run: Run) -> Measurement:
         tokens_per_second=outcome.numbers["tokens_per_second"] / plan.placement.gpus,
     )
     key = CalibrationKey(
-        base=plan.base.key, parameterisation=setup.name, length=plan.training.max_length, gpu=plan.placement.gpu
+        base=plan.base.key, parameterisation=setup.measured_as, length=plan.training.max_length, gpu=plan.placement.gpu
     )
     record(parts.store, key, f"probe-{spec.key[:16]}", measured)
     return measured

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import dagster as dg
 
 from ftplatform.assets.line import LineRun, line_run
-from ftplatform.assets.plan_inputs import newest_base, pinned_suites
+from ftplatform.assets.plan_inputs import newest_base, pinned_options, pinned_suites, registered_model
+from ftplatform.assets.plan_start import pinned_start
 from ftplatform.assets.reporting import check_specs, picture, result, to_dagster
 from ftplatform.assets.search_loop import Searcher
 from ftplatform.assets.search_trial import validation_figure
@@ -56,10 +57,13 @@ def search(
     with line_run(context, platform, new_job=True) as run:
         parts, recipe = run.parts, _searchable(run, config.trials)
         objective, judged_by = _objective(run, recipe, curated_dataset)
+        base = newest_base(parts, recipe)
+        start = pinned_start(parts, recipe, base, registered_model(run.line.dataset, recipe.method))
         key = study_key(
             recipe,
             curated=curated_dataset.content_digest,
-            base=newest_base(parts, recipe).weights,
+            base=base.weights,
+            pinned=[start and start.weights, pinned_options(parts, recipe, run.line.dataset.tenant)],
             judged_by=judged_by,
             objective=objective,
         )

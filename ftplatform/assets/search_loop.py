@@ -85,13 +85,16 @@ class Searcher:
     # Beginning
 
     def _next(self) -> Prepared | None:
-        if self._unfinished:
+        while self._unfinished:
             trial = self._unfinished.pop(0)
             if trial.state == "failed":
                 trial = trial.model_copy(update={"state": "running", "why": ""})
                 self._keep(trial)
             self._context.log.info(f"trial {trial.number}: goes on")
-            return prepare(self._run, self._recipe, self._curated, trial)
+            try:
+                return prepare(self._run, self._recipe, self._curated, trial)
+            except PlanRefused as error:
+                self._ended(trial.model_copy(update={"state": "pruned", "why": f"refused by its plan: {error}"}))
         while len(self._trials) < self._config.trials and not self.stopped:
             parameters = suggest(self._recipe, self._objective, self.trials)
             if parameters is None:

@@ -47,6 +47,7 @@ def prepare(run: LineRun, recipe: Recipe, curated: CuratedDataset, trial: Trial)
     """
     assert recipe.search is not None
     values = trial.parameters | ({"training.max_steps": recipe.search.max_steps} if recipe.search.max_steps else {})
+    values |= _pod_of(run, recipe)
     try:
         plan, checks, _ = plan_job(run, overridden(recipe, values), curated)
         _refuse(checks)
@@ -71,6 +72,17 @@ def prepare(run: LineRun, recipe: Recipe, curated: CuratedDataset, trial: Trial)
         update={"steps": spec.steps, "planned_hours": plan.hours[1], "planned_price": plan.price[1]}
     )
     return Prepared(trial, plan, spec)
+
+
+def _pod_of(run: LineRun, recipe: Recipe) -> dict[str, Any]:
+    """On a cluster trials run in the pod of the search, which was placed before there was any plan: by the recipe."""
+    if run.parts.settings.executor == "local":
+        return {}
+    hardware, default = recipe.hardware, run.parts.settings.default_gpu
+    return {
+        "hardware.gpu": default if hardware.gpu == "auto" else hardware.gpu,
+        "hardware.gpus": 1 if hardware.gpus == "auto" else hardware.gpus,
+    }
 
 
 def validation_figure(method: str) -> Objective:

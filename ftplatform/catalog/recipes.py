@@ -34,7 +34,11 @@ class Recipes(Part):
         # Values and not the stored digest: a field that came with a newer platform stands in every new digest, and means
         # for an older recipe what its default says.
         known = Recipe.model_validate(body) if body is not None else None
-        if known is not None and known != recipe:
+        asked = recipe
+        if body is not None and "strategy" not in body["hardware"] and recipe.hardware.gpus == "auto":
+            # Registered when a file that did not say `gpus` meant 1.
+            asked = recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"gpus": 1})})
+        if known is not None and known != asked:
             raise Conflict(
                 f"recipe {key} is registered with other content (digest {known.content_digest[:12]}, this one {recipe.content_digest[:12]}); "
                 f"a recipe never changes under its number: set version: {recipe.version + 1} and add it again",

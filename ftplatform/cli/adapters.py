@@ -31,7 +31,9 @@ def merge(
     method: Annotated[str, typer.Option(help="linear, ties, dare or dare-ties")] = "linear",
     weights: Annotated[str | None, typer.Option(help="a number for each, with commas; default equal shares")] = None,
     density: Annotated[float, typer.Option(help="share of each change that is kept, not with linear")] = 0.5,
-    rank: Annotated[int | None, typer.Option(help="of the merged adapter; default the sum of their ranks")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="of the merged adapter; default the sum of their ranks")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of DARE's choice")] = 17,
     out: Annotated[Path | None, typer.Option(help="a new folder to write it to, too")] = None,
 ) -> None:
@@ -44,10 +46,11 @@ def merge(
         raise InvalidConfig(f"--weights {weights}: accepted are numbers with commas, for example 0.7,0.3") from error
     with tempfile.TemporaryDirectory(prefix="ft-merge-") as folder:
         work = Path(folder)
-        for number, digest in enumerate(found):
-            parts.store.fetch_tree(digest, work / f"adapter-{number}-{digest[:8]}")
+        folders = [work / f"adapter-{number}-{digest[:8]}" for number, digest in enumerate(found)]
+        for digest, place in zip(found, folders, strict=True):
+            parts.store.fetch_tree(digest, place)
         request = {
-            "folders": sorted(str(path) for path in work.iterdir()), "weights": given, "into": str(work / "merged"),
+            "folders": [str(place) for place in folders], "weights": given, "into": str(work / "merged"),
             "method": method, "density": density, "rank": rank, "seed": seed,
         }  # fmt: skip
         record = _run(parts, work, {"work": "merge", **request})

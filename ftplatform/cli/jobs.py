@@ -150,6 +150,7 @@ def profile(
         raise NotFound(
             f"job {job} has no profile: set training.profile_steps in its recipe, for example to 3, and train again"
         )
+    into.parent.mkdir(parents=True, exist_ok=True)
     into.write_bytes(parts.store.get_bytes(found["profile"]))
     console.print(f"{into}: {into.stat().st_size / 1e6:.1f} MB", markup=False)
 

@@ -39,7 +39,7 @@ def plan(
     settings: Annotated[list[str] | None, typer.Option("--set", help="a recipe field, key=value; repeatable")] = None,
     model_config: Annotated[Path | None, typer.Option(help="a Hugging Face config.json, instead of a dataset")] = None,
     tokens: Annotated[float | None, typer.Option(help="tokens of the training rows, once; with --model-config")] = None,
-    length: Annotated[int | None, typer.Option(help="tokens per packed sequence; with --model-config")] = None,
+    length: Annotated[int | None, typer.Option(min=1, help="tokens per packed sequence; with --model-config")] = None,
     target: Annotated[str, typer.Option(help="cost or quality: what comes first")] = "cost",
     budget: Annotated[float | None, typer.Option(help="most that the upper price may be")] = None,
     deadline: Annotated[float | None, typer.Option(help="hours that the upper duration may be")] = None,
@@ -60,6 +60,8 @@ def plan(
     given = settings_of(settings or [])
     wish: dict[str, Any] = {"target": target, "budget": budget, "deadline": deadline, "engine": engine}
     if model_config is not None:
+        if tokens is not None and tokens <= 0:
+            raise InvalidConfig(f"--tokens {tokens:g}: accepted is a number above 0")
         if len(names) != 1 or tokens is None:
             raise InvalidConfig("ft plan --model-config FILE needs --tokens and one name: a recipe, or auto")
         if probe:

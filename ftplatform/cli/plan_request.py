@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.recipe import Recipe, parse_recipe
 from ftplatform.planning.request import FULL, Request
 from ftplatform.planning.setup import Setup
 from ftplatform.planning.shapes import ModelShape
+from ftplatform.recipes.overrides import read_overrides
 
 AUTO = "auto"
 _TRAINED = ("parameterisation", "lora", "method")
@@ -22,17 +21,20 @@ _KEPT = ("quantization", "optimizer", "precision", "weights", "qat", "virtual_to
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:
-    """``lora.rank=32`` -> {"lora": {"rank": 32}}."""
+    """``lora.rank=32`` -> {"lora": {"rank": 32}}.
+
+    Raises:
+        InvalidConfig: not of that form, or a group that was given a value of its own.
+    """
     found: dict[str, Any] = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign or not name:
-            raise InvalidConfig(f"--set {pair}: accepted is key=value, for example lora.rank=32")
+    for name, value in read_overrides(pairs).items():
         *groups, last = name.split(".")
         inner = found
         for group in groups:
             inner = inner.setdefault(group, {})
-        inner[last] = yaml.safe_load(value)
+            if not isinstance(inner, dict):
+                raise InvalidConfig(f"--set {name}: {group} was set to the value {inner!r} already")
+        inner[last] = value
     return found
 
 

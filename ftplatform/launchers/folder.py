@@ -28,7 +28,7 @@ def read_result(handle: Handle) -> PayloadResult | None:
     if not path.exists():
         return None
     result = PayloadResult.model_validate_json(path.read_text())
-    if result.outcome == "failed":
+    if result.outcome in ("failed", "preempted"):
         for report in sorted(handle.folder.glob("error-rank*.txt")):
             text = report.read_text()
             if text.startswith("out_of_memory: "):

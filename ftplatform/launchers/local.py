@@ -137,7 +137,11 @@ class LocalLauncher:
                 )
         # It may have ended by itself between our two looks. That our own SIGTERM ended a hanging one is no news.
         result = read_result(handle)
-        return result if result and result.outcome != "preempted" else write_failure(handle, why, outcome)
+        if result and result.outcome != "preempted":
+            return result
+        failure = write_failure(handle, why, outcome)
+        # Rank 0 may be stuck in a collective while another rank runs out of memory; that one's report says so.
+        return read_result(handle) or failure
 
     def logs(self, handle: Handle, last: int | None = None) -> str:
         return read_log(handle.folder, last)

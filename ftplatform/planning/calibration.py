@@ -30,7 +30,7 @@ class CalibrationKey(Frozen):
     base: str
     """Slug and revision."""
     parameterisation: str
-    """``Setup.name``: ``lora``, ``qlora``, ``full``, ``dpo-lora`` ..."""
+    """``Setup.measured_as``: ``lora``, ``qlora``, ``full-bf16-adamw_8bit``, ``dpo-lora`` ..."""
     length: int
     gpu: str
 
@@ -85,4 +85,4 @@ def measured_by(store: Store, base: str) -> Callable[[Setup, int, str], Envelope
     def found(parameterisation: str, length: int, gpu: str) -> Envelope | None:
         return envelope(store, CalibrationKey(base=base, parameterisation=parameterisation, length=length, gpu=gpu))
 
-    return lambda setup, length, gpu: found(setup.name, length, gpu)
+    return lambda setup, length, gpu: found(setup.measured_as, length, gpu)

@@ -121,7 +121,8 @@ def options(
             placed = _misplaced(work, device, name, gpus, pins.most_nodes)
             if placed and not pins.gpus:
                 continue
-            ways = strategies_for(setup, gpus)
+            # Without a GPU the host's memory is the device's: nothing can be moved there.
+            ways = tuple(way for way in strategies_for(setup, gpus) if device.is_gpu or way != "offload")
             for way in (pins.strategy,) if pins.strategy else ways:
                 why = placed or unsupported(setup, way, gpus)
                 if not why or (pins.gpus and pins.strategy) or (placed and way == ways[0]):

@@ -90,6 +90,14 @@ class Setup:
         return kind if self.method == "sft" else f"{self.method}-{kind}"
 
     @property
+    def measured_as(self) -> str:
+        """The name, with what else decides about memory and speed: measurements of one are none of another."""
+        kept = "-bf16" if self.full and self.weights == "bf16" else ""
+        states = "" if self.optimizer == "adamw" else f"-{self.optimizer}"
+        rounded = "" if self.qat == "none" else f"-qat-{self.qat}"
+        return f"{self.name}{kept}{states}{rounded}"
+
+    @property
     def words(self) -> str:
         """The same for a sentence, with what decides about memory."""
         if not self.full:

@@ -57,7 +57,7 @@ def hours(
     else:
         work = flops_per_token(shape, setup, layout.length, checkpointing=layout.checkpointing) * tokens
         peak = device.bf16_tflops * 1e12 * n
-        steps = tokens / (layout.micro_batch * layout.length * layout.accumulation * n)
+        steps = tokens / setup.sequences / (layout.micro_batch * layout.length * layout.accumulation * n)
         sent = _seconds_per_step(shape, setup, layout, device, nodes) * steps
         low = max(work / (peak * UTILISATION[1]) * slow[0], sent)
         high = work / (peak * UTILISATION[0]) * slow[1] + sent
@@ -72,12 +72,13 @@ def _seconds_per_step(shape: ModelShape, setup: Setup, layout: Layout, device: H
     for an all-gather or reduce-scatter (Rajbhandari et al. 2020, section 7).
     """
     n, strategy = layout.gpus, layout.strategy
-    if n == 1:
+    one_way = device.interconnect.gb_s / 2
+    if nodes > 1:
+        one_way = min(one_way, device.network_gb_s / max(1, n // nodes))
+    # Without a link the option is refused for where it would stand, and its time says nothing.
+    if n == 1 or not one_way:
         seconds = 0.0
     else:
-        one_way = device.interconnect.gb_s / 2
-        if nodes > 1:
-            one_way = min(one_way, device.network_gb_s / max(1, n // nodes))
         trained = trained_parameters(setup, shape)
         if strategy in ("ddp", "zero2"):
             payload = 2 * 2 * trained

@@ -51,6 +51,8 @@ def overridden(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
             # A group that the recipe leaves out (``mix``) begins with its defaults.
             inner[part] = inner.get(part) or {}
             inner = inner[part]
+            if not isinstance(inner, dict):
+                raise InvalidConfig(f"{name}: {part} was set to the value {inner!r} already; set one or the other")
         inner[last] = value
     return parse_recipe(body, f"recipe {recipe.key} with {', '.join(f'{k}={v}' for k, v in values.items())}")
 

@@ -10,7 +10,7 @@ from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.ids import LineKey
 from ftplatform.core.plan import Placement, Plan
 from ftplatform.planning.hardware import CPU
-from ftplatform.resources.jobs import JOB_TAG, job_doc
+from ftplatform.resources.jobs import JOB_TAG, job_doc, latest_doc
 from ftplatform.resources.platform import Parts
 from ftplatform.settings import Settings
 
@@ -28,6 +28,9 @@ class PlanOrRecipe:
             return _placement(self._parts.settings.default_gpu)
         job = run_tags.get(JOB_TAG)
         document = self._parts.store.find_doc(job_doc(job, "training_plan")) if job else None
+        if job is None and step_asset == "plan_probe":
+            # It measures the line's newest plan, on the hardware of that.
+            document = self._parts.store.find_doc(latest_doc("training_plan", partition_key))
         if document is not None:
             return Plan.model_validate(document["manifest"]).placement
         recipe = self._parts.catalog.recipes.get(LineKey.parse(partition_key).recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ftplatform.core.digests import digest_json
 from ftplatform.core.ids import LineKey
@@ -12,14 +13,19 @@ from ftplatform.core.search_result import Trial
 from ftplatform.store import ObjectStore
 
 
-def study_key(recipe: Recipe, *, curated: str, base: str, judged_by: str, objective: Objective) -> str:
-    """Digest of what trials must share to be compared; more trials, other caps and more slots go on with the same ones."""
+def study_key(
+    recipe: Recipe, *, curated: str, base: str, judged_by: str, objective: Objective, pinned: list[Any]
+) -> str:
+    """Digest of what trials must share to be compared; more trials, other caps and more slots go on with the same ones.
+
+    ``pinned`` is what the recipe names by a word that means something else tomorrow: the start, reward models.
+    """
     assert recipe.search is not None
     search = recipe.search.model_dump(
         mode="json", exclude={"trials", "max_hours", "max_price", "parallel", "objective"}
     )
     body = recipe.model_dump(mode="json", exclude={"search", "name", "version", "description"})
-    return digest_json([curated, base, judged_by, objective, body, search])
+    return digest_json([curated, base, judged_by, objective, body, search, pinned])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftplatform.core.digests import digest_json
+from ftplatform.core.methods import find_method
 from ftplatform.core.recipe import Recipe
 from ftplatform.core.search_config import MAXIMIZED, Objective
 from ftplatform.core.search_result import Trial
@@ -88,8 +89,8 @@ def _study(recipe: Recipe, objective: Objective, trials: Sequence[Trial], seed: 
 def _frozen(recipe: Recipe, objective: Objective, trial: Trial) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
-    # The figure looked at during training is a loss even where the objective is a score: lower is better, and Optuna knows one direction.
-    sign = -1.0 if objective == "heldout" else 1.0
+    # The figure looked at during training is a reward or a loss, whatever the objective is; Optuna knows one direction.
+    sign = 1.0 if find_method(recipe.method).generates == (objective in MAXIMIZED) else -1.0
     return create_trial(
         state=TrialState[_STATES[trial.state]],
         value=trial.score if trial.state == "complete" else None,

@@ -85,7 +85,8 @@ class PayloadIO:
         line = json.dumps({"time": round(time.time(), 3), "message": message, **counted, **numbers}, ensure_ascii=False)
         with (self.folder / PROGRESS_FILE).open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
-        self.heartbeat()
+        # What was announced still holds: the store's waiting speaks up in the middle of an announced silence.
+        self.heartbeat(self._silence)
 
     def heartbeat(self, silent_for: float = 0.0) -> None:
         """A sign of life, cheap enough for every step; ``silent_for`` announces seconds without the next one.

@@ -94,7 +94,9 @@ def by_document(
         return found
     rows, _, length, _ = query.shape
     q, k, v = (_end_to_end(tensor) for tensor in (query, key, value))
-    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and not dropout:
+    # Flash attention's own limits, which SDPA would work around.
+    fits = q.shape[-1] <= 256 and q.shape[-1] % 8 == 0 and q.shape[-1] == v.shape[-1]
+    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and not dropout and fits:
         out = _varlen(q, k, v, documents, scaling, sliding_window)
     else:
         parts = zip(*(tensor.split(documents.lengths) for tensor in (q, k, v)), strict=True)

@@ -72,6 +72,9 @@ class Checkpoints:
             except (CorruptObject, NotFound) as error:
                 shutil.rmtree(into, ignore_errors=True)
                 say(f"checkpoint of step {document['step']} is damaged and passed over: {error}")
+                # It would count as the newest when old ones go. Only the living attempt may: a zombie deletes nothing.
+                self.check_fence()
+                self.store.delete_doc(name)
                 continue
             return int(document["step"])
         return 0

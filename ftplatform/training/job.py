@@ -13,6 +13,7 @@ import torch
 from transformers import set_seed
 
 from ftplatform.core.errors import InvalidConfig
+from ftplatform.core.methods import find_method
 from ftplatform.core.payload import PayloadResult, TrainSpec
 from ftplatform.store import ObjectStore
 from ftplatform.store.payload_io import START_SILENCE, PayloadIO
@@ -24,12 +25,12 @@ from ftplatform.training.figures import mean_utilisation, open_meter, peak_memor
 from ftplatform.training.methods.base import Examples, TrainingMethod, Work, open_method
 from ftplatform.training.profiler import StepProfile
 from ftplatform.training.ranks import leader
-from ftplatform.training.resuming import adapt_random_state, read_records
+from ftplatform.training.resuming import adapt_random_state, linked, read_records
 from ftplatform.training.shards import RowOrder
 from ftplatform.training.tracker import Trackers, open_trackers
 from ftplatform.training.trainer import MethodTrainer, build_trainer
 from ftplatform.training.uploads import Uploads
-from ftplatform.training.votes import agreed, mean_of_ranks, meet
+from ftplatform.training.votes import agreed, highest, mean_of_ranks
 from ftplatform.training.watch import COMMIT_SILENCE, Watch
 
 WORK = "work"
@@ -72,11 +73,18 @@ def _train(
         io.heartbeat(silent_for=PREFLIGHT_SILENCE)
         preflight(spec, io.progress)
         io.heartbeat(silent_for=START_SILENCE)
-    base = io.folder / WORK / f"rank{leader()}" / "base"
+    io.heartbeat(silent_for=COMMIT_SILENCE)
+    shared = io.folder / WORK / f"rank{leader()}"
+    base, restored = shared / "base", 0
     if io.rank == leader():
         store.fetch_tree(spec.base_weights, base)
-    meet()
-    resumed = checkpoints.restore(work / "resume", io.progress)
+        restored = checkpoints.restore(work / "resume", io.progress)
+    resumed = highest(restored)
+    if not agreed(restored if io.rank == leader() else resumed):
+        raise RuntimeError("the machines found different newest checkpoints; a retry helps")
+    if resumed and io.rank != leader():
+        linked(shared / "resume", work / "resume")
+    io.heartbeat(silent_for=COMMIT_SILENCE)
     records = read_records(work / "resume") if resumed else []
     if no_hope(records, spec.training.patience):
         # The attempt before had stopped early and was lost before it could say so.
@@ -116,10 +124,9 @@ def _train(
         trainer.add_callback(profile)
     if validation is not None:
         watch.evaluate = lambda: _evaluate(trainer, method, validation)
-    with trainer.compute_loss_context_manager():
+    with trainer.accelerator.autocast():
+        # The starting model has to answer in the precision of the steps.
         method.begin(model, splits)
-    if not agreed(resumed):
-        raise RuntimeError("the processes found different newest checkpoints; a retry helps")
     if resumed and (said := adapt_random_state(work / "resume", trainer, spec.training.seed, resumed)):
         io.progress(said)
     io.progress(f"training from step {resumed}" if resumed else "training", step=resumed, of=spec.steps)
@@ -162,7 +169,7 @@ def _train(
     kept = steps
     if spec.training.keep == "best" and (best := best_step(watch.records)) not in (None, steps):
         io.heartbeat(silent_for=COMMIT_SILENCE)
-        kept = _take_back(trainer, checkpoints.fetch(best, work / "best"), watch, best)
+        kept = _take_back(trainer, method, checkpoints.fetch(best, work / "best"), watch, best)
     artifacts: dict[str, str] = {}
     trainer.make_whole()
     if io.rank == 0:
@@ -193,7 +200,7 @@ def _evaluate(trainer: MethodTrainer, method: TrainingMethod, examples: Examples
     return figures
 
 
-def _take_back(trainer: MethodTrainer, folder: Path, watch: Watch, step: int) -> int:
+def _take_back(trainer: MethodTrainer, method: TrainingMethod, folder: Path, watch: Watch, step: int) -> int:
     """Put the weights of the checkpoint of ``step`` into the live model, and prove it by the evaluation it had.
 
     Raises:
@@ -202,7 +209,9 @@ def _take_back(trainer: MethodTrainer, folder: Path, watch: Watch, step: int) ->
     trainer._load_from_checkpoint(str(folder))
     then = score(watch.records[step - 1])
     now = score(mean_of_ranks(watch.evaluate())) if watch.evaluate else None
-    if then is None or now is None or abs(now - then) > 1e-3 * max(1.0, abs(then)):
+    # Another micro-batch or GPU than then moves the last bits; answers that are drawn differ by more, and prove nothing.
+    drawn = find_method(method.spec.method).generates
+    if then is None or now is None or (not drawn and abs(now - then) > 1e-2 * max(1.0, abs(then))):
         raise RuntimeError(
             f"the weights of step {step} were to be the result; they scored {then} then and {now} loaded"
         )

@@ -57,7 +57,8 @@ class LabelledLogits:
         hidden = args[0][:, -self._labelled.shape[1] :][self._labelled]
         if not self._keep:
             return (hidden, *args[1:])
-        self._hidden = hidden
+        self._hidden, kind = hidden, hidden.device.type
+        self._cast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         return (hidden[:0], *args[1:])
 
     def loss_sum(self, model: Any, rows: Rows) -> torch.Tensor:
@@ -100,7 +101,11 @@ class LabelledLogits:
         return torch.stack(parts).sum()
 
     def _part(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(self._head(states).float(), targets, reduction="sum")
+        # Outside the model's forward the Trainer's autocast is off; the layer has to compute as it does inside.
+        kind, dtype, on = self._cast
+        with torch.autocast(kind, dtype=dtype, enabled=on):
+            logits = self._head(states)
+        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
 
     def packed_logits(self, model: Any, rows: Rows) -> torch.Tensor:
         """[n, V] at the n labelled positions of packed rows, row by row; raises as ``loss_sum``."""

@@ -68,11 +68,13 @@ def merge_adapters(
     factors = [_factors(folder, config) for folder, config in zip(folders, configs, strict=True)]
     modules = sorted(set().union(*factors))
     wanted = rank or sum(int(config["r"]) for config in configs)
+    # The signs' majority gives a mean over the adapters that agree: weights that sum to 1 would divide a second time.
+    given = [weight * len(folders) for weight in weights] if method.endswith("ties") else weights
     merged, lost, whole = {}, 0.0, 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in modules:
-            present = [(one[module], weight) for one, weight in zip(factors, weights, strict=True) if module in one]
+            present = [(one[module], weight) for one, weight in zip(factors, given, strict=True) if module in one]
             pair, error, size = _merged(present, method, density, wanted)
             merged[f"{module}.lora_A.weight"], merged[f"{module}.lora_B.weight"] = pair
             lost, whole = lost + error, whole + size

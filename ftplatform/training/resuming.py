@@ -25,6 +25,15 @@ def write_records(folder: Path, records: list[dict[str, float]]) -> None:
     (folder / METRICS_FILE).write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+def linked(whole: Path, into: Path) -> None:
+    """A folder ``into`` whose files are those of the checkpoint in ``whole``: a machine fetches it once for all its processes."""
+    for path in whole.rglob("*"):
+        if path.is_file():
+            target = into / path.relative_to(whole)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path)
+
+
 def collect_random_states(folder: Path) -> None:
     """Bring every process's random state into the folder of process 0, from whose machine the checkpoint is stored."""
     rank, processes = world()

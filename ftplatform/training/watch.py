@@ -149,6 +149,9 @@ class Watch(TrainerCallback):
                 **{name: record[name] for name in (*TOLD, *VALIDATED) if name in record},
             )
         self._logged = time.monotonic()
+        if control.should_save:
+            # Before ``on_save`` the Trainer gathers and writes: minutes for the optimizer states of a large model.
+            self._io.heartbeat(silent_for=COMMIT_SILENCE)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"

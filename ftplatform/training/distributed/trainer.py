@@ -115,6 +115,9 @@ class StrategyTrainer(Trainer):
             state = optimizer.whole_state(self.optimizer, here=here)
         else:
             state = zero.optimizer_state(self.model_wrapped, self._groups, here=here)
+            for group in state["param_groups"] if here else ():
+                # The other strategies take AdamW as one kernel on GPUs, and go by what a checkpoint says.
+                group["fused"] = torch.cuda.is_available() or None
         if here:
             torch.save(state, os.path.join(output_dir, _OPTIMIZER))
             torch.save(self.lr_scheduler.state_dict(), os.path.join(output_dir, _SCHEDULER))
