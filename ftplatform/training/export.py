@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,10 @@ def export_merged(base: Path, adapter: Path, into: Path, *, dtype: str = "fp32")
     with torch.no_grad():
         wanted = tuned(input_ids=ids).logits
     untied = _untie(tuned)
-    merged = tuned.merge_and_unload()
+    with warnings.catch_warnings():
+        # PEFT warns of tied embeddings whatever was done about them.
+        warnings.filterwarnings("ignore", message=".*tie", category=UserWarning)
+        merged = tuned.merge_and_unload()
     if dtype == "bf16":
         merged = merged.to(torch.bfloat16)
     for name in kept:
