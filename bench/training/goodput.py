@@ -1,8 +1,8 @@
 """Goodput: the share of the wall clock that went into steps that count, while the payload is killed again and again.
 
 A real payload under the local launcher, kill -9 of all its processes every so many seconds, and the next attempt at once, as
-the platform's retry starts it. A step counts once: what was done again after a kill, the start of every attempt, checkpoints and
-the time nobody ran are lost. The time of a step is its median time over all attempts.
+the platform's retry starts it. A step counts where a committed checkpoint holds it: the start of every attempt, what was done
+again after a kill or would have to be after the last, and the time nobody ran are lost.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import signal
-import statistics
 import tempfile
 import time
 from itertools import pairwise
@@ -52,7 +51,9 @@ def _run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     begun = time.monotonic()
     # Moments at which each attempt had reached a step, by the payload's own progress file.
     attempts: list[list[tuple[float, int]]] = []
+    submitted: list[float] = []
     while time.monotonic() - begun < options.seconds:
+        submitted.append(time.time())
         handle = local.submit(spec)
         until = min(time.monotonic() + options.kill_every, begun + options.seconds)
         while time.monotonic() < until:
@@ -61,22 +62,30 @@ def _run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             time.sleep(0.2)
         for process in marked(MARK, str(handle.folder)):
             send(process, signal.SIGKILL)
-        # A kill of its process shows as a failure that a retry helps against; the next submit is the next attempt.
+        # A kill of its process shows as a failure that a retry helps against; the next submission is the next attempt.
         local.wait(handle, lambda progress: None, lambda: False, poll=0.1)
         lines = [json.loads(line) for line in (handle.folder / "progress.jsonl").read_text().splitlines()]
         attempts.append([(line["time"], line["step"]) for line in lines if "step" in line])
     wall = time.monotonic() - begun
-    paces = [
-        (b - a) / (there - here) for moments in attempts for (a, here), (b, there) in pairwise(moments) if there > here
-    ]
-    done = max(step for moments in attempts for _, step in moments)
-    pace = statistics.median(paces)
-    committed = [int(name[-8:]) for name in store.list_docs(f"checkpoints/{spec.key}")]
+    committed = max((int(name[-8:]) for name in store.list_docs(f"checkpoints/{spec.key}")), default=0)
+    # Up to where an attempt's steps were kept: where the next one began.
+    kept = [*(moments[0][1] for moments in attempts[1:]), committed]
+    useful = sum(_useful(moments, until) for moments, until in zip(attempts, kept, strict=True))
     return {
-        "wall": wall, "kills": len(attempts) - 1, "done": done, "pace": pace, "goodput": done * pace / wall,
-        "committed": max(committed, default=0), "load": os.getloadavg()[1],
-        "starts": [moments[0][0] for moments in attempts if moments],
+        "wall": wall, "kills": len(attempts), "committed": committed, "useful": useful, "goodput": useful / wall,
+        "begun": [moments[0][0] - at for moments, at in zip(attempts, submitted, strict=True)],
+        "lost": sum(moments[-1][1] - until for moments, until in zip(attempts, kept, strict=True)),
+        "load": os.getloadavg()[1],
     }  # fmt: skip
+
+
+def _useful(moments: list[tuple[float, int]], until: int) -> float:
+    """Seconds of an attempt up to step ``until``; progress comes every few steps, and those in between share the time."""
+    return sum(
+        (later - earlier) * min(1.0, max(0, until - a) / (b - a))
+        for (earlier, a), (later, b) in pairwise(moments)
+        if b > a
+    )
 
 
 def _report(found: dict[str, Any], options: argparse.Namespace) -> str:
@@ -88,13 +97,13 @@ def _report(found: dict[str, Any], options: argparse.Namespace) -> str:
             "",
             f"`python -m bench.training goodput --seconds {options.seconds:.0f} --kill-every {options.kill_every:.0f} "
             f"--checkpoint-every {options.checkpoint_every}`. {SAID}; a real payload by the local launcher, kill -9 of all its "
-            "processes, the next attempt at once. Goodput is steps that count, times the median time of a step, over the wall "
-            f"clock; asked for is {TARGET} at a kill every 120 s over 600 s.",
+            "processes, the next attempt at once. Goodput is the time of the steps that are in a committed checkpoint over the "
+            f"wall clock; asked for is {TARGET} at a kill every 120 s over 600 s.",
             "",
-            "| wall, s | kills | steps that count | of them in a checkpoint | a step, s | goodput | load average |",
+            "| wall, s | kills | steps kept | steps lost | from submission to training, s | goodput | load average |",
             "|---|---|---|---|---|---|---|",
-            f"| {found['wall']:.0f} | {found['kills']} | {found['done']} | {found['committed']} | {found['pace']:.3f} | "
-            f"**{found['goodput']:.3f}** | {found['load']:.1f} |",
+            f"| {found['wall']:.0f} | {found['kills']} | {found['committed']} | {found['lost']} | "
+            f"{', '.join(f'{seconds:.1f}' for seconds in found['begun'])} | **{found['goodput']:.3f}** | {found['load']:.1f} |",
             "",
         ]
     )
