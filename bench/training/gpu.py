@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,27 @@ LLAMA: dict[str, dict[str, Any]] = {
              "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True, "vocab_size": 4096},
 }  # fmt: skip
 """Shapes of Llama 3.2 1B and 3B and Llama 3.1 8B."""
-KINDS = ("full", "lora", "qlora")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A training to measure: ``bare`` holds the weights in bf16 under 8-bit AdamW, else they are fp32 under AdamW."""
+
+    parameterisation: str
+    quantization: str = "none"
+    bare: bool = False
+    checkpointing: bool = False
+
+
+KINDS = {
+    "full": Kind("full", bare=True),
+    "lora": Kind("lora"),
+    "qlora": Kind("lora", "nf4"),
+    "full, mixed precision": Kind("full", checkpointing=True),
+    "lora, checkpointing": Kind("lora", checkpointing=True),
+}
+"""The last two are a pair: what LoRA saves beside full training as it is done where memory allows, 16 bytes a weight."""
+PAIR = ("full, mixed precision", "lora, checkpointing")
 LENGTHS = (1024, 4096)
 MICRO, ACCUMULATE = 2, 2
 STEPS = 6
@@ -55,15 +75,16 @@ def main(arguments: list[str]) -> None:
     shapes, lengths, kinds = options.shapes, options.lengths, list(KINDS)
     if options.dry_run:
         # bitsandbytes' CPU kernels need a library that is not everywhere; on a GPU QLoRA runs.
-        shapes, lengths, kinds = ["tiny"], [64, 128], ["full", "lora"]
+        shapes, lengths, kinds = ["tiny"], [64, 128], [kind for kind in KINDS if kind != "qlora"]
     cases: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         for shape in shapes:
             for length in lengths:
-                for kind in kinds:
+                for kind in kinds if length == lengths[0] else [kind for kind in kinds if kind not in PAIR]:
                     cases.append(_run("ftplatform", shape, kind, length, work))
             cases.append(_run("trl", shape, "lora", lengths[0], work))
+            cases.append(_run("trl", shape, "lora, checkpointing", lengths[0], work))
     rate = _matrix_rate()
     report = _report(cases, rate, options.dry_run)
     print(report)
@@ -128,6 +149,7 @@ def _case(way: str, shape: str, kind: str, length: int, work: Path) -> dict[str,
     from ftplatform.planning.memory import Layout, estimate_memory, expected_peak
     from ftplatform.planning.setup import Setup
     from ftplatform.planning.shapes import ModelShape
+    from ftplatform.training.figures import peak_memory
     from ftplatform.training.shards import RowOrder
 
     gpu, batch = torch.cuda.is_available(), MICRO * ACCUMULATE
@@ -135,16 +157,18 @@ def _case(way: str, shape: str, kind: str, length: int, work: Path) -> dict[str,
     if gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    precision = "bf16" if gpu else "fp32"
+    precision, chosen = "bf16" if gpu else "fp32", KINDS[kind]
+    bare = gpu and chosen.bare
     training = TrainingConfig(
         learning_rate=1e-4, batch_size=batch, max_length=length, precision=precision, schedule="constant", warmup_ratio=0.0,
-        quantization="nf4" if kind == "qlora" else "none", checkpoint_every=100_000, weights="bf16" if gpu and kind == "full" else "fp32",
-        optimizer="adamw_8bit" if gpu and kind == "full" else "adamw",
+        quantization=chosen.quantization, checkpoint_every=100_000, weights="bf16" if bare else "fp32",
+        optimizer="adamw_8bit" if bare else "adamw",
     )  # fmt: skip
     spec = TrainSpec(
         key="0" * 64, store=StoreAddress(url=(work / "store").as_uri()), base_weights="0" * 64, shards={}, max_length=length,
-        method="sft", parameterisation="full" if kind == "full" else "lora", lora=LoraConfig(rank=16, alpha=32), training=training,
+        method="sft", parameterisation=chosen.parameterisation, lora=LoraConfig(rank=16, alpha=32), training=training,
         micro_batch=MICRO, accumulation=ACCUMULATE, steps=STEPS, threads=os.cpu_count() or 1,
+        gradient_checkpointing=chosen.checkpointing,
     )  # fmt: skip
     config = json.loads((base / "config.json").read_text())
     rows = packed_rows(STEPS * batch, length, config["vocab_size"])
@@ -160,27 +184,18 @@ def _case(way: str, shape: str, kind: str, length: int, work: Path) -> dict[str,
         precision=precision, weights=training.weights,
     )  # fmt: skip
     labelled = rows.supervised / rows.input_ids.numel()
-    layout = Layout(MICRO, length, accumulation=ACCUMULATE, masked=False, labelled=labelled)
+    layout = Layout(
+        MICRO, length, accumulation=ACCUMULATE, masked=False, labelled=labelled, checkpointing=chosen.checkpointing
+    )
     documents = float((rows.position_ids == 0).sum())
     flops = model_flops(
         model, setup, tokens=tokens, labelled=tokens * labelled, length=rows.input_ids.numel() / documents
     )
     planned = expected_peak(estimate_memory(model, setup, layout, gpu=gpu), ACCUMULATE)
     return {
-        "peak": _used(gpu) / 1e9, "planned": planned, "speed": tokens / seconds, "flops": flops / seconds,
+        "peak": peak_memory() / 1e9, "planned": planned, "speed": tokens / seconds, "flops": flops / seconds,
         "losses": course.losses,
     }  # fmt: skip
-
-
-def _used(gpu: bool) -> int:
-    """Bytes that a card of that size would need: what the allocator held, and the context outside it."""
-    import torch
-
-    if not gpu:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    free, total = torch.cuda.mem_get_info()
-    outside = total - free - torch.cuda.memory_reserved()
-    return int(torch.cuda.max_memory_allocated() + outside)
 
 
 def _train(spec: Any, base: Path, rows: Any, course: Any, work: Path) -> None:
@@ -188,6 +203,7 @@ def _train(spec: Any, base: Path, rows: Any, course: Any, work: Path) -> None:
     from transformers import set_seed
 
     from ftplatform.store import open_store
+    from ftplatform.training.activation_checkpointing import checkpoint_activations
     from ftplatform.training.methods.base import Work, open_method
     from ftplatform.training.methods.tokens import PackedExamples
     from ftplatform.training.shards import IGNORED, ShardRows
@@ -199,13 +215,16 @@ def _train(spec: Any, base: Path, rows: Any, course: Any, work: Path) -> None:
     labels[:, 0] = IGNORED
     examples = PackedExamples(ShardRows([(rows.input_ids, labels, rows.position_ids)]))
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        trainer = build_trainer(method.model(), method, examples, Path(folder), course)
+        model = method.model()
+        if spec.gradient_checkpointing:
+            checkpoint_activations(model)
+        trainer = build_trainer(model, method, examples, Path(folder), course)
         trainer.args.save_strategy = "no"
         trainer.train()
 
 
 def _train_trl(spec: Any, base: Path, rows: Any, course: Any, work: Path) -> None:
-    """TRL's SFT trainer as it comes: its default attention and optimizer, gradient checkpointing off as in ours."""
+    """TRL's SFT trainer as it comes: its default attention and optimizer; its default is to checkpoint activations."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -238,7 +257,7 @@ def _train_trl(spec: Any, base: Path, rows: Any, course: Any, work: Path) -> Non
         given = SFTConfig(
             output_dir=folder, max_steps=spec.steps, per_device_train_batch_size=MICRO, gradient_accumulation_steps=ACCUMULATE,
             learning_rate=1e-4, lr_scheduler_type="constant", max_grad_norm=spec.training.max_grad_norm, bf16=gpu, use_cpu=not gpu,
-            train_sampling_strategy="sequential", remove_unused_columns=False, gradient_checkpointing=False, report_to="none",
+            train_sampling_strategy="sequential", remove_unused_columns=False, gradient_checkpointing=spec.gradient_checkpointing, report_to="none",
             save_strategy="no", logging_steps=1, disable_tqdm=True, max_length=spec.max_length, seed=spec.training.seed,
             dataset_kwargs={"skip_prepare_dataset": True},
         )  # fmt: skip
@@ -274,9 +293,9 @@ def _report(cases: list[dict[str, Any]], rate: float, dry: bool) -> str:
         "# Training on a GPU",
         "",
         f"`python -m bench.training gpu{' --dry-run' if dry else ''}` on {device}; torch {torch.__version__}. Random weights, micro-batch "
-        f"{MICRO}, accumulation {ACCUMULATE}, {STEPS} steps, the first two not counted, no activation checkpointing; full training with "
-        "bf16 weights and 8-bit AdamW, LoRA r=16 on all linear layers. Matrix rate measured: "
-        f"{rate / 1e12:.1f} TFLOP/s. Peak is of the allocator, with the context.",
+        f"{MICRO}, accumulation {ACCUMULATE}, {STEPS} steps, the first two not counted; LoRA r=16 on all linear layers; `full` with bf16 weights and 8-bit AdamW; no "
+        f"activation checkpointing but in the pair `{PAIR[0]}` (fp32 weights, AdamW, checkpointed too) and `{PAIR[1]}`, which is also "
+        f"TRL's default. Matrix rate measured: {rate / 1e12:.1f} TFLOP/s. Peak is of the allocator, with the context.",
         "",
         "| shape | training | length | planned GB | measured GB | off by | tokens/s | of the matrix rate |",
         "|---|---|---|---|---|---|---|---|",
@@ -296,13 +315,14 @@ def _report(cases: list[dict[str, Any]], rate: float, dry: bool) -> str:
     done = {(c["way"], c["shape"], c["kind"], c["length"]): c for c in cases if "failed" not in c}
     lines.append("")
     for (way, shape, kind, length), one in done.items():
-        if way == "ftplatform" and kind == "lora" and (full := done.get((way, shape, "full", length))):
+        if way == "ftplatform" and kind == PAIR[1] and (full := done.get((way, shape, PAIR[0], length))):
             lines.append(
                 f"- {shape}, {length}: LoRA takes {1 - one['peak'] / full['peak']:.0%} less memory than full training."
             )
-        if way == "trl" and (ours := done.get(("ftplatform", shape, kind, length))):
+        if way == "trl" and (ours := done.get(("ftplatform", shape, "lora", length))):
             apart = max(abs(a - b) / b for a, b in zip(ours["losses"], one["losses"], strict=True))
             lines.append(
-                f"- {shape}, {length}: {ours['speed'] / one['speed']:.2f}x TRL's tokens/s; losses apart by at most {apart:.1e} (relative)."
+                f"- {shape}, {length}: {ours['speed'] / one['speed']:.2f}x the tokens/s of TRL ({kind}); losses apart by at most "
+                f"{apart:.1e} (relative)."
             )
     return "\n".join([*lines, ""])

@@ -35,8 +35,8 @@ class Meter:
         """Of optimizer step ``step``, counted from 1, that took ``seconds``; ``logs`` is what its method said of it.
 
         Tokens are real ones, without padding; supervised ones carry loss. ``mfu`` is a share of ``peak`` and is missing where
-        the architecture cannot be sized. ``memory_gb`` is the peak so far of this process's GPU, or its resident size without
-        one; ``memory_reserved_gb`` what the allocator has taken from the GPU.
+        the architecture cannot be sized. ``memory_gb`` is ``peak_memory`` so far;
+        ``memory_reserved_gb`` what the allocator has taken from the GPU.
         """
         tokens, supervised, length = self._counts(step, logs)
         found = {
@@ -122,7 +122,10 @@ def padding(rows: Rows) -> int:
 
 
 def peak_memory() -> int:
-    """Bytes: of the GPU where there is one, else the process's largest resident size."""
+    """Bytes that a card, or a machine, of just that size would have needed: on a GPU the allocator's peak and what lies outside
+    it (context, NCCL's buffers), which the planner counts too; without one the process's largest resident size.
+    """
     if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+        free, total = torch.cuda.mem_get_info()
+        return int(torch.cuda.max_memory_allocated() + total - free - torch.cuda.memory_reserved())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
