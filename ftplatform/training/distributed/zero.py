@@ -96,6 +96,7 @@ def optimizer_state(engine: Any, groups: list[dict[str, Any]], *, here: bool) ->
     its own. The result is complete where ``here`` is true.
     """
     inner = engine.optimizer.optimizer
+    _link_states(engine.optimizer)
     step = next(state["step"] for state in inner.state.values() if "step" in state)
     rates = {name: inner.param_groups[0][name] for name in _CHANGING if name in inner.param_groups[0]}
     state: dict[int, dict[str, torch.Tensor]] = {}
@@ -119,8 +120,7 @@ def load_optimizer_state(engine: Any, groups: list[dict[str, Any]], saved: dict[
     step = next(iter(saved["state"].values()))["step"]
     for flat in flats:
         inner.state[flat] = {"step": step.clone()} | {name: torch.zeros_like(flat) for name in STATES}
-    if hasattr(outer, "_lazy_init_hp_params_optimizer_state"):
-        outer._lazy_init_hp_params_optimizer_state()
+    _link_states(outer)
     rates = {name: saved["param_groups"][0][name] for name in _CHANGING if name in saved["param_groups"][0]}
     for options in inner.param_groups:
         options.update(rates)
@@ -129,6 +129,13 @@ def load_optimizer_state(engine: Any, groups: list[dict[str, Any]], saved: dict[
             _deepspeed().utils.safe_set_full_optimizer_state(
                 parameter, saved["state"][index][name].to(flats[0].device), name
             )
+
+
+def _link_states(optimizer: Any) -> None:
+    """ZeRO-2 finds a weight's states by links that it makes in its first step, before all groups but the first have any."""
+    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _shape(parameter: torch.nn.Parameter) -> torch.Size:

@@ -44,6 +44,10 @@ def deepspeed_config(spec: TrainSpec) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": bf16},
+        # Left to itself DeepSpeed adds micro-batches up, and sums over the processes, in the weights' bf16: what is below
+        # 1/256 of the sum so far is lost, and micro-batches would show. It costs twice the bytes on the network.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "train_micro_batch_size_per_gpu": spec.micro_batch,
         "gradient_accumulation_steps": spec.accumulation,
         "train_batch_size": spec.micro_batch * spec.accumulation * spec.processes,
