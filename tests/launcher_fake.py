@@ -20,6 +20,7 @@ DONE, WORK, HANG, ORPHAN, FULL, IGNORE = range(6)
 def main(spec: PayloadSpec, io: PayloadIO, store: ObjectStore) -> PayloadResult:
     assert isinstance(spec, StarterSpec)
     io.progress("begun", step=0, of=spec.steps)
+    io.heartbeat()
     (io.folder / "environment.json").write_text(json.dumps(dict(os.environ)))
     if spec.seed == WORK:
         for step in range(spec.steps):

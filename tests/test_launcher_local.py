@@ -15,6 +15,7 @@ import pytest
 
 from ftplatform.core.payload import PayloadResult, PayloadSpec, StarterSpec, StoreAddress, Tracking, TrainSpec
 from ftplatform.launchers import Handle, LocalLauncher, Running
+from ftplatform.launchers.devices import choose, visible_devices
 from ftplatform.launchers.environment import MARK, clean_environment
 from ftplatform.launchers.processes import Process, marked, parse_stat
 from ftplatform.store import open_store
@@ -86,6 +87,39 @@ def test_credentials_pass_only_to_the_payload_that_needs_them(tmp_path: Path) ->
     passed = clean_environment(source, tracked, tmp_path, tmp_path)
     assert passed["MLFLOW_TRACKING_TOKEN"] == "m"
     assert "AWS_SECRET_ACCESS_KEY" not in passed
+
+
+def test_living_payloads_have_gpus_of_their_own_until_there_are_none_left(tmp_path: Path) -> None:
+    def local() -> LocalLauncher:
+        return LocalLauncher(tmp_path / "payloads", kill_grace=1.0, command=command, devices=lambda: ["0", "MIG-a"])
+
+    def given(handle: Handle) -> str:
+        until(lambda: begun(handle))
+        until(lambda: (handle.folder / "environment.json").read_text().endswith("}"))
+        return json.loads((handle.folder / "environment.json").read_text())["CUDA_VISIBLE_DEVICES"]
+
+    # Each from a launcher of its own, as different steps and people start them.
+    first, second, third = (local().submit(spec_for(tmp_path, fake.HANG, key=letter * 64)) for letter in "abc")
+    assert [given(handle) for handle in (first, second, third)] == ["0", "MIG-a", "0"]
+    for handle in (first, third):
+        local().cancel(handle, grace=0.1)
+    assert given(local().submit(spec_for(tmp_path, fake.HANG, key="d" * 64))) == "0"
+    for handle in local().running():
+        local().cancel(handle, grace=0.1)
+
+
+def test_a_job_over_several_gpus_gets_the_free_ones() -> None:
+    assert choose(["0", "1", "2", "3"], ["1"], 2) == ["0", "2"]
+    assert choose(["0", "1", "2", "3"], ["0", "1", "2"], 2) == ["0", "3"]
+    assert choose([], [], 2) == []
+
+
+@pytest.mark.parametrize(("told", "found"), [("2, 5", ["2", "5"]), ("", [])])
+def test_gpus_are_those_that_the_environment_allows(
+    monkeypatch: pytest.MonkeyPatch, told: str, found: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
+    assert visible_devices() == found
 
 
 def test_a_second_submit_finds_the_running_payload_and_a_later_one_the_done_one(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ftplatform.core.payload import PayloadSpec, TrainSpec
@@ -35,8 +35,10 @@ _OFFLINE = {
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
-def clean_environment(source: Mapping[str, str], spec: PayloadSpec, folder: Path, cache: Path) -> dict[str, str]:
-    """What a payload of ``spec`` in ``folder`` gets of ``source``.
+def clean_environment(
+    source: Mapping[str, str], spec: PayloadSpec, folder: Path, cache: Path, devices: Sequence[str] = ()
+) -> dict[str, str]:
+    """What a payload of ``spec`` in ``folder`` gets of ``source``, and of the machine the GPUs ``devices``.
 
     Cloud credentials pass only where the store is S3, the tracker's only to a training with a tracker that is a server.
     What libraries cache goes below ``cache``, because nothing is written outside the platform's home.
@@ -48,7 +50,9 @@ def clean_environment(source: Mapping[str, str], spec: PayloadSpec, folder: Path
     if isinstance(spec, TrainSpec) and spec.tracking:
         names.update(*(_WANDB for other in spec.tracking.others if other.kind == "wandb" and other.remote))
     passed = {name: value for name, value in source.items() if name in names or name.startswith(prefixes)}
-    if not (isinstance(spec, TrainSpec) and spec.processes > 1):
+    if devices:
+        passed["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    elif not (isinstance(spec, TrainSpec) and spec.processes > 1):
         # A single process that sees several GPUs would split its batch over them behind our back (nn.DataParallel).
         passed["CUDA_VISIBLE_DEVICES"] = passed.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return passed | _OFFLINE | {

@@ -2,6 +2,7 @@
 
 <root>/<kind>-<16 characters of the key>/lock        held while an attempt is being started
 <root>/<kind>-<16 characters of the key>/0001/       one folder per attempt: the payload's files, its log, its process
+<root>/lock                                          held while an attempt's GPUs are being chosen
 <root>/starts.jsonl                                  a line per started payload
 """
 
@@ -31,6 +32,7 @@ from ftplatform.core.payload import (
     PayloadSpec,
 )
 from ftplatform.launchers.base import Handle, Running, Status, wait_for
+from ftplatform.launchers.devices import choose, visible_devices
 from ftplatform.launchers.environment import MARK, clean_environment
 from ftplatform.launchers.folder import (
     LOG_FILE,
@@ -44,7 +46,7 @@ from ftplatform.launchers.folder import (
     write_failure,
 )
 from ftplatform.launchers.hang import diagnose, signs_of
-from ftplatform.launchers.memory_events import oom_kills
+from ftplatform.launchers.memory_events import KILLED, oom_kills
 from ftplatform.launchers.processes import Process, marked, runs, send
 from ftplatform.launchers.torchrun import torchrun_command
 from ftplatform.store import ObjectStore, open_store
@@ -66,7 +68,7 @@ _SHIM = (
 class LocalLauncher:
     """``python`` is an interpreter with the ``train`` extra, default the running one.
 
-    ``command`` replaces the command line of a payload, for tests.
+    ``command`` replaces the command line of a payload, and ``devices`` the machine's GPUs, for tests.
     """
 
     def __init__(
@@ -77,13 +79,14 @@ class LocalLauncher:
         *,
         kill_grace: float = 10.0,
         command: Callable[[PayloadSpec, Path], list[str]] | None = None,
+        devices: Callable[[], list[str]] = visible_devices,
     ) -> None:
         if not Path("/proc/self/stat").exists():
             raise InvalidConfig("the local launcher tells processes apart by /proc, which this system lacks: use Linux")
         self._root = root.absolute()
         self._python = python or sys.executable
         self._timeout, self._kill_grace = heartbeat_timeout, kill_grace
-        self._command = command or self._default_command
+        self._command, self._devices = command or self._default_command, devices
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._beats: dict[Path, tuple[float, float]] = {}
 
@@ -132,7 +135,7 @@ class LocalLauncher:
             if kills := _killed_for_memory(handle):
                 outcome = "out_of_memory"
                 why = (
-                    f"the process ended without a result, and the kernel killed {kills} of this machine's or container's "
+                    f"the process ended without a result, and {KILLED} {kills} of this machine's or container's "
                     "processes for memory meanwhile (exit 137, OOMKilled)"
                 )
         # It may have ended by itself between our two looks. That our own SIGTERM ended a hanging one is no news.
@@ -184,25 +187,35 @@ class LocalLauncher:
         folder = place / f"{number:04d}"
         folder.mkdir()
         (folder / SPEC_FILE).write_text(spec.model_dump_json(indent=1))
-        (folder / ATTEMPT_FILE).write_text(json.dumps({"attempt": number, "oom_kills": oom_kills()}))
         (folder / HEARTBEAT_FILE).write_text(f"{START_SILENCE:.0f}\n")
         with (self._root / "starts.jsonl").open("a") as starts:
             line = {"time": time.time(), "kind": spec.kind, "key": spec.key, "attempt": number}
             starts.write(json.dumps(line) + "\n")
-        with (folder / LOG_FILE).open("ab") as log:
-            child = subprocess.Popen(
-                ["/bin/sh", "-c", _SHIM, "sh", *self._command(spec, folder / SPEC_FILE)],
-                cwd=folder,
-                env=clean_environment(os.environ, spec, folder, self._root / "cache"),
-                stdin=lock,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._children[child.pid] = child
-        while not (folder / PROCESS_FILE).exists() and child.poll() is None:
-            time.sleep(0.01)
+        # Until its process is there an attempt does not count as living, and the next one could choose the same GPUs.
+        with self._locked(self._root):
+            devices = self._free_devices(spec)
+            known = {"attempt": number, "oom_kills": oom_kills(), "devices": devices}
+            (folder / ATTEMPT_FILE).write_text(json.dumps(known))
+            with (folder / LOG_FILE).open("ab") as log:
+                child = subprocess.Popen(
+                    ["/bin/sh", "-c", _SHIM, "sh", *self._command(spec, folder / SPEC_FILE)],
+                    cwd=folder,
+                    env=clean_environment(os.environ, spec, folder, self._root / "cache", devices),
+                    stdin=lock,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            self._children[child.pid] = child
+            while not (folder / PROCESS_FILE).exists() and child.poll() is None:
+                time.sleep(0.01)
         return Handle(spec.kind, spec.key, number, folder)
+
+    def _free_devices(self, spec: PayloadSpec) -> list[str]:
+        """The GPUs that an attempt of ``spec`` gets and holds for as long as it lives."""
+        devices = self._devices()
+        taken = [name for living in self.running() for name in _devices_of(living)] if devices else []
+        return choose(devices, taken, spec.processes if spec.kind == "train" else 1)
 
     @contextmanager
     def _locked(self, place: Path) -> Iterator[IO[bytes]]:
@@ -305,6 +318,10 @@ def _killed_for_memory(handle: Handle) -> int:
     path = handle.folder / ATTEMPT_FILE
     before, now = json.loads(path.read_text()).get("oom_kills") if path.exists() else None, oom_kills()
     return now - before if before is not None and now is not None else 0
+
+
+def _devices_of(handle: Handle) -> list[str]:
+    return list(json.loads((handle.folder / ATTEMPT_FILE).read_text()).get("devices", ()))
 
 
 def _token(store: ObjectStore, spec: PayloadSpec) -> int:
