@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from ftplatform.assets.base_sources import make_weights
+from ftplatform.assets.lost import surviving_eviction
 from ftplatform.assets.payloads import run_payload
 from ftplatform.assets.reporting import check_specs, readable_failures, result, to_dagster
 from ftplatform.assets.tokenizing import chat_format, tree_file
@@ -50,7 +51,7 @@ REPLAY_ROWS = 2000
 )
 def base_model(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[object]:
     """A base model pinned by content: the starter built on the spot, a local Hugging Face folder, or a hub revision."""
-    with readable_failures():
+    with readable_failures(), surviving_eviction(context, platform.parts):
         parts, key = platform.parts, BaseKey.parse(context.partition_key)
         source = parts.catalog.bases.source(key)
         weights, reused = make_weights(context, parts, key, source)
@@ -93,7 +94,7 @@ def base_model(context: dg.AssetExecutionContext, platform: Platform) -> Iterato
 )
 def base_model_scores(context: dg.AssetExecutionContext, platform: Platform, base_model: BaseModel) -> Iterator[object]:
     """The base model's scores on the mandatory suites: what every model trained on it is compared with."""
-    with readable_failures():
+    with readable_failures(), surviving_eviction(context, platform.parts):
         parts = platform.parts
         model = ModelSpec(name="base", kind="base", base_weights=base_model.weights)
         suites = [publish_suite(parts.store, name).spec for name in MANDATORY_SUITES]

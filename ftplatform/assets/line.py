@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
+from ftplatform.assets.lost import surviving_eviction
 from ftplatform.assets.reporting import readable_failures
 from ftplatform.core.errors import Conflict, PayloadFailed
 from ftplatform.core.ids import LineKey
@@ -70,7 +71,12 @@ def line_run(context: dg.AssetExecutionContext, platform: Platform, *, new_job: 
                 raise PayloadFailed(f"job {run.job} was cancelled", retry_helps=False)
             if not _ended_well(run):
                 parts.catalog.jobs.set_state(run.job, "running", run=context.run_id)
-            yield run
+            with surviving_eviction(context, parts):
+                yield run
+        except dg.RetryRequested:
+            # The job goes on, in a step that takes the lease again.
+            run.release()
+            raise
         except BaseException as error:
             _settle(context, run, error)
             raise

@@ -9,7 +9,8 @@ from typing import Any
 import dagster as dg
 from sqlalchemy.exc import OperationalError
 
-from ftplatform.assets.attempts import RETRIED, difference, next_attempt, over_all, resume_ladder
+from ftplatform.assets.attempts import HOST_MEMORY, RETRIED, difference, judged, next_attempt, over_all, resume_ladder
+from ftplatform.assets.lost import begin_attempt, end_attempt
 from ftplatform.core.errors import Conflict, PayloadFailed
 from ftplatform.core.payload import PayloadResult, PayloadSpec
 from ftplatform.launchers.base import Handle
@@ -19,6 +20,9 @@ from ftplatform.store.patience import patiently
 
 LOG_SECONDS = (5.0, 60.0)
 """Between two progress lines of a training: at its start or where it is short, and at most; about two hundred in all."""
+
+OWN_END = 15.0
+"""Seconds of a pod's grace that the payload does not get: for the record of its end and the answer to Dagster."""
 
 
 class Diverged(PayloadFailed):
@@ -73,17 +77,34 @@ def run_payload(
             context.log.warning(f"{stage}: the catalog is away for the moment ({error.orig}); the payload goes on")
             return False
 
+    def record(handle: Handle, began: float, ended: PayloadResult) -> PayloadResult:
+        ended = ended.model_copy(update={"numbers": ended.numbers | {"resumed_from": float(ended.resumed_from)}})
+        patiently(
+            lambda: parts.catalog.jobs.record_attempt(job, stage, spec.key, handle.attempt, began, ended),
+            context.log.warning,
+            what="the catalog",
+            away=lambda error: isinstance(error, OperationalError),
+        )
+        patiently(lambda: end_attempt(parts, spec), context.log.warning)
+        return ended
+
+    # The pod has so long to end, this process included.
+    grace = max(5.0, parts.hardware.kubernetes.grace_seconds - OWN_END)
     spec = resume_ladder(spec, attempts_of(parts, job, spec.key))
     fruitless = 0
     while True:
         committed, began = _committed(parts.store, spec.key), time.time()
         handle = parts.launcher.submit(spec)
+        fruitless = max(fruitless, begin_attempt(parts, spec, handle, stage=stage, job=job, committed=committed))
         context.log.info(f"{stage}: attempt {handle.attempt} in {handle.folder}")
         try:
-            outcome = parts.launcher.wait(handle, _teller(context, stage), cancelled)
+            outcome = judged(spec, parts.launcher.wait(handle, _teller(context, stage), cancelled, grace=grace))
         except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt, Conflict):
-            # Terminated by a person, or the line belongs to another run by now: nobody would wait for this payload.
-            parts.launcher.cancel(handle)
+            # Terminated by a person, or with its pod, or the line belongs to another run by now: nobody would wait for it.
+            parts.launcher.cancel(handle, grace)
+            ended = parts.launcher.status(handle)
+            if isinstance(ended, PayloadResult):
+                record(handle, began, ended)
             raise
         if patiently(lambda: _committed(parts.store, spec.key), context.log.warning) > committed:  # noqa: B023
             fruitless = 0
@@ -92,16 +113,8 @@ def run_payload(
             fruitless += 1
         following = next_attempt(spec, outcome, fruitless)
         changes = difference(spec, following) if following else ""
-        told = outcome.model_copy(update={
-            "message": f"{outcome.message}; {changes}" if changes else outcome.message,
-            "numbers": outcome.numbers | {"resumed_from": float(outcome.resumed_from)},
-        })  # fmt: skip
-        patiently(
-            lambda: parts.catalog.jobs.record_attempt(job, stage, spec.key, handle.attempt, began, told),  # noqa: B023
-            context.log.warning,
-            what="the catalog",
-            away=lambda error: isinstance(error, OperationalError),
-        )
+        told = outcome.model_copy(update={"message": f"{outcome.message}; {changes}" if changes else outcome.message})
+        told = record(handle, began, told)
         if outcome.outcome == "done":
             context.log.info(f"{stage}: {outcome.message}")
             numbers = told.numbers | over_all(attempts_of(parts, job, spec.key))
@@ -123,7 +136,7 @@ def run_payload(
             "; one sequence at a time, with its activations computed again, does not fit either: choose a larger GPU, a shorter "
             "training.max_length, or a parameterisation with fewer trained weights"
         )
-    raise PayloadFailed(message, retry_helps=outcome.outcome in RETRIED)
+    raise PayloadFailed(message, retry_helps=outcome.outcome in RETRIED and HOST_MEMORY not in outcome.message)
 
 
 def attempts_of(parts: Parts, job: str, payload: str) -> list[dict[str, Any]]:

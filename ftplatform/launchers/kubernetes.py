@@ -13,7 +13,9 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterEvent, multiple_process_executor_requirements
 from dagster._core.definitions.executor_definition import ExecutorDefinition
-from dagster._core.execution.plan.objects import StepFailureData
+from dagster._core.execution.context.system import IStepContext
+from dagster._core.execution.plan.objects import StepFailureData, StepRetryData
+from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.executor.base import Executor
 from dagster._core.executor.init import InitExecutorContext
 from dagster._core.executor.step_delegating import CheckStepHealthResult, StepDelegatingExecutor, StepHandlerContext
@@ -28,9 +30,10 @@ from dagster_k8s import k8s_job_executor
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.executor import K8sStepHandler
 from dagster_k8s.job import UserDefinedDagsterK8sConfig
+from dagster_shared.error import SerializableErrorInfo
 
 from ftplatform.core.errors import FtError, InvalidKey
-from ftplatform.launchers.placement import Placer
+from ftplatform.launchers.placement import LOST_STEPS, LOST_WAIT, Placer
 
 
 def partition_of(run: DagsterRun) -> str | None:
@@ -64,6 +67,7 @@ class PlacementStepHandler(K8sStepHandler):
         self.__dict__.update(base.__dict__)
         self._placer = placer
         self._placed: dict[str, K8sContainerContext] = {}
+        self.lost: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -96,6 +100,7 @@ class PlacementStepHandler(K8sStepHandler):
         health: CheckStepHealthResult = super().check_step_health(step_handler_context)
         if health.is_healthy:
             return health
+        self.lost.add(self._get_step_key(step_handler_context))
         namespace = self._get_container_context(step_handler_context).namespace
         name = self._get_k8s_step_job_name(step_handler_context)
         causes = _causes(self._api_client.get_pods_in_job(name, namespace))
@@ -107,6 +112,28 @@ class PlacementStepHandler(K8sStepHandler):
         context = super()._get_container_context(step_handler_context)
         placed = self._placed.get(self._get_step_key(step_handler_context))
         return context.merge(placed) if placed else context
+
+
+class SurvivingExecutor(StepDelegatingExecutor):
+    """Dagster's executor, ``base``, for which a pod that ended without a word is not the end of its step.
+
+    Dagster would retry it by the op's retry policy only, and that repeats every exception of the step as well.
+    """
+
+    def __init__(self, base: StepDelegatingExecutor, handler: PlacementStepHandler) -> None:
+        self.__dict__.update(base.__dict__)
+        self._step_handler = self._surviving = handler
+
+    def log_failure_or_retry_event_after_error(
+        self, step_context: IStepContext, err_info: SerializableErrorInfo, known_state: KnownExecutionState
+    ) -> DagsterEvent:
+        key = step_context.step.key
+        lost, times = key in self._surviving.lost, known_state.get_retry_state().get_attempt_count(key)
+        self._surviving.lost.discard(key)
+        if lost and times < LOST_STEPS and not step_context.retry_mode.disabled:
+            return DagsterEvent.step_retry_event(step_context, StepRetryData(error=err_info, seconds_to_wait=LOST_WAIT))
+        event: DagsterEvent = super().log_failure_or_retry_event_after_error(step_context, err_info, known_state)
+        return event
 
 
 def _causes(pods: Iterable[Any]) -> list[str]:
@@ -127,7 +154,7 @@ def _causes(pods: Iterable[Any]) -> list[str]:
 
 
 def ft_k8s_executor(placer: Placer) -> ExecutorDefinition:
-    """``k8s_job_executor`` with placement: same name, same configuration."""
+    """``k8s_job_executor`` with placement, surviving lost pods: same name, same configuration."""
 
     @dg.executor(
         name="k8s",
@@ -136,8 +163,7 @@ def ft_k8s_executor(placer: Placer) -> ExecutorDefinition:
     )
     def placed_k8s(init_context: InitExecutorContext) -> Executor:
         create: Any = k8s_job_executor.executor_creation_fn
-        executor: StepDelegatingExecutor = create(init_context)
-        executor._step_handler = PlacementStepHandler(executor._step_handler, placer)
-        return executor
+        executor = create(init_context)
+        return SurvivingExecutor(executor, PlacementStepHandler(executor._step_handler, placer))
 
     return placed_k8s

@@ -18,6 +18,9 @@ PLACED_ASSETS = frozenset(
     {"adapter", "eval_report", "base_model", "base_model_scores", "baseline", "plan_probe", "search"}
 )
 """Assets that start a payload, and so are placed; every other step runs on the control plane's ordinary nodes."""
+LOST_STEPS, LOST_WAIT = 20, 10
+"""So often a step whose pod was taken away is started in another, after so many seconds. What a step itself reports as
+wrong is never repeated by it."""
 VOLCANO = "volcano"
 SHM = "ft-shm"
 PLATFORM_QUEUE = "platform"
