@@ -203,6 +203,16 @@ def test_a_hung_payload_shows_its_stacks_and_is_killed(tmp_path: Path) -> None:
     assert marked(MARK, str(handle.folder)) == []
 
 
+def test_a_death_that_cannot_be_written_down_is_told_all_the_same(tmp_path: Path) -> None:
+    local = launcher(tmp_path)
+    handle = local.submit(spec_for(tmp_path, fake.ORPHAN))
+    (handle.folder / "result.json.launcher").mkdir()
+    result = ended(local, handle)
+    assert result.outcome == "failed"
+    assert "could not be written down" in result.message
+    assert local.status(handle) == result
+
+
 def test_an_announced_silence_is_not_a_hang(tmp_path: Path) -> None:
     local = launcher(tmp_path, heartbeat_timeout=0.2)
     handle = local.submit(spec_for(tmp_path, fake.HANG))

@@ -79,13 +79,19 @@ def told_steps(folder: Path) -> tuple[int, int] | None:
 
 
 def write_failure(handle: Handle, why: str, outcome: OutcomeName = "failed") -> PayloadResult:
-    """Put down how it ended, so that everybody who asks hears the same; only for a payload that is proven dead."""
+    """Put down how it ended, so that everybody who asks hears the same; only for a payload that is proven dead.
+
+    On a disk too full for that, whoever asks is told and the next one finds it out again.
+    """
     tail = read_log(handle.folder, last=12)
     message = f"attempt {handle.attempt}: {why}; a retry helps. Last log lines:\n{tail}"
     began, reached = told_steps(handle.folder) or (0, None)
     numbers = {} if reached is None else {"steps": float(reached)}
     result = PayloadResult(outcome=outcome, message=message, resumed_from=began, numbers=numbers)
     temporary = handle.folder / f"{RESULT_FILE}.launcher"
-    temporary.write_text(result.model_dump_json(indent=1))
-    os.replace(temporary, handle.folder / RESULT_FILE)
+    try:
+        temporary.write_text(result.model_dump_json(indent=1))
+        os.replace(temporary, handle.folder / RESULT_FILE)
+    except OSError as error:
+        return result.model_copy(update={"message": f"{message}\nand that could not be written down: {error}"})
     return result
