@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from plan_configs import CONFIGS
 from training_support import store_in
 from typer.testing import CliRunner
 
@@ -17,13 +18,17 @@ from ftplatform.cli import app
 from ftplatform.core.errors import Conflict, InvalidConfig, NotFound
 from ftplatform.core.ids import RecipeKey
 from ftplatform.core.recipe import LoraConfig, Recipe, TrainingConfig, parse_recipe
+from ftplatform.planning.shapes import ModelShape
 from ftplatform.recipes import in_folder, load, read_recipe, read_resolved, shipped
 from ftplatform.recipes.check import check
 from ftplatform.recipes.diff import diff
+from ftplatform.recipes.matrix import combinations
+from ftplatform.recipes.modules import MODULES, module_problems
 from ftplatform.recipes.registered import origins, register, registered_parents
 from ftplatform.recipes.resolve import Parent, Resolved, resolve
 from ftplatform.recipes.rules import contradictions
 from ftplatform.recipes.schema import SCHEMA_FILE, recipe_schema, schema_text
+from ftplatform.recipes.shown import leading_comments
 from ftplatform.store import ObjectStore, open_store
 
 PARENT = {
@@ -192,6 +197,10 @@ def test_the_recipes_of_the_first_release_train_as_they_did() -> None:
         ({"lora": {"init_lora_weights": "pissa"}, "training": {"quantization": "int8"}}, "lora.init_lora_weights"),
         ({"lora": {"init_lora_weights": "pissa", "use_dora": True}}, "lora.init_lora_weights"),
         ({"lora": {"exclude_modules": ["q_proj"]}}, "lora.exclude_modules"),
+        ({"lora": {"target_modules": ["banana"]}}, "lora.target_modules"),
+        ({"lora": {"target_modules": ["q_proj", "lm_head"]}}, "lora.target_modules"),
+        ({"lora": {"target_modules": ["embed_tokens"]}}, "lora.target_modules"),
+        ({"lora": {"target_modules": []}}, "lora.target_modules"),
     ],
 )
 def test_fields_that_mean_nothing_beside_the_others_are_refused(
@@ -210,9 +219,20 @@ def test_what_fits_together_is_not_refused() -> None:
         recipe(training={"learning_rate": 0.1}, lora={"use_dora": True, "layers_to_transform": [0, 2]}),
         *(recipe(parameterisation=kind, training={"learning_rate": 0.1}) for kind in ("ia3", "prefix", "prompt")),
         recipe(parameterisation="prompt", init_from="champion", training={"learning_rate": 0.1}),
+        recipe(lora={"target_modules": ["c_attn", "qkv_proj"]}, training={"learning_rate": 0.1}),
+        # Says nothing there, and is in no one's way.
+        recipe(parameterisation="full", lora={"target_modules": ["banana"]}, training={"learning_rate": 0.1}),
         recipe(parameterisation="full", training={"learning_rate": 0.1, "weights": "bf16", "optimizer": "adamw_8bit"}),
     ]
     assert [contradictions(one) for one in sound] == [{}] * len(sound)
+
+
+def test_the_modules_are_those_of_the_architectures_that_can_be_planned() -> None:
+    known = {name for config in CONFIGS.values() for name in ModelShape.from_config(config).targets}
+    assert known == set(MODULES)
+    said = module_problems(LoraConfig(target_modules=("q_prj", "lm_head")))["lora.target_modules"]
+    assert said.startswith("lm_head: an adapter on embeddings")
+    assert "q_prj: no known architecture has such a layer, did you mean q_proj?" in said
 
 
 # Checks, differences, schema
@@ -292,6 +312,24 @@ def test_a_shipped_recipe_is_sound_and_says_what_it_is(name: str) -> None:
     assert first == "# yaml-language-server: $schema=../recipe.schema.json"
 
 
+@pytest.mark.parametrize("name", [name for name in shipped() if not name.startswith("tiny")])
+def test_the_comments_of_a_shipped_recipe_name_its_rate_and_base(name: str) -> None:
+    found, comments = read_recipe(shipped()[name]), leading_comments(shipped()[name].read_text(encoding="utf-8"))
+    # ORPO's source has the rate of full weights, and the comment says that LoRA takes ten times as much.
+    rate = found.training.learning_rate / (10 if found.method == "orpo" else 1)
+    assert f"{rate:.0e}".replace("e-0", "e-") in comments
+    assert found.method != "orpo" or "LoRA wants ten times as much" in comments
+    assert f"{found.hardware.gpus} x {found.hardware.gpu}" in found.description
+    assert comments.startswith(f"# {found.description[0].upper()}{found.description[1:]}.")
+    assert f"ft base add {found.base} --hub" in comments
+
+
+def test_the_page_counts_what_the_matrix_trains() -> None:
+    sensible = sum(why is None for *_, why in combinations())
+    page = Path(__file__).parents[1] / "docs" / "recipes.md"
+    assert f"trains each of the {sensible} for two steps" in page.read_text(encoding="utf-8")
+
+
 # The commands
 
 
@@ -328,6 +366,29 @@ def test_a_recipe_is_added_shown_with_origins_and_compared(tmp_path: Path) -> No
     assert [word in compared for word in ("lora.alpha", "training.epochs", "training.seed")] == [True, True, False]
     assert "train in the same way" in ft("recipe", "diff", "child@1", str(tmp_path / "child.yaml")).output
     assert "tiny-lora" in ft("recipe", "list").output
+
+
+def test_a_shipped_recipe_is_shown_with_where_its_numbers_come_from() -> None:
+    found = ft("recipe", "show", "llama-8b-full")
+    assert found.exit_code == 0
+    comments, _, _ = found.output.partition("name: ")
+    assert comments.startswith("# ")
+    assert all(line.startswith("# ") for line in comments.splitlines())
+    assert "yaml-language-server" not in comments
+    shown = yaml.safe_load(found.output)
+    assert parse_recipe(shown) == read_recipe(shipped()["llama-8b-full"])
+    assert {"training", "hardware"} < set(shown)
+    # Groups that such a training does not use.
+    assert not {"lora", "dpo", "grpo", "options", "mix", "search"} & set(shown)
+    assert {"lora", "dpo", "grpo"} < set(yaml.safe_load(ft("recipe", "show", "llama-8b-full", "--all").output))
+    assert "dpo" in yaml.safe_load(ft("recipe", "show", "llama-8b-dpo").output)
+    resolved = ft("recipe", "show", "llama-8b-dpo", "--resolved").output
+    assert ["│ dpo.beta" in resolved, "│ kto.beta" in resolved] == [True, False]
+
+
+def test_a_plan_is_of_a_registered_recipe() -> None:
+    found = ft("recipe", "show", "tiny-lora", "--resolved", "--dataset", "acme/support")
+    assert "--dataset needs a registered recipe" in str(found.exception)
 
 
 def test_schema_prints_the_schema_or_writes_it(tmp_path: Path) -> None:

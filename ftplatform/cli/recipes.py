@@ -15,12 +15,13 @@ from ftplatform.core.recipe import Recipe
 from ftplatform.partitions import recipes
 from ftplatform.recipes import SHIPPED, first_of, in_folder, load, read_resolved, shipped
 from ftplatform.recipes.check import check as check_value
-from ftplatform.recipes.convert import SOURCES, convert, document
+from ftplatform.recipes.convert import SOURCES, convert, document, sentences
 from ftplatform.recipes.diff import diff
 from ftplatform.recipes.planned import planned
 from ftplatform.recipes.registered import origins, register, registered_parents
 from ftplatform.recipes.resolve import Parent, leaves
 from ftplatform.recipes.schema import schema_text
+from ftplatform.recipes.shown import idle_groups, leading_comments
 from ftplatform.resources.jobs import latest_doc
 
 app = typer.Typer(no_args_is_help=True)
@@ -47,22 +48,29 @@ def list_recipes() -> None:
 
 @app.command("show")
 def show_recipe(
-    recipe: Annotated[str, typer.Argument(help="slug@N")],
+    recipe: Annotated[str, typer.Argument(help="slug@N, a YAML file, or the name of a shipped recipe")],
     resolved: Annotated[bool, typer.Option("--resolved", help="every value with where it came from")] = False,
     dataset: Annotated[
         str | None, typer.Option(help="with --resolved: tenant/name, whose newest plan with this recipe counts")
     ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="also groups that this recipe does not use")] = False,
 ) -> None:
-    """A recipe with every default filled in, as YAML; or, with --resolved, as a table with each value's origin."""
-    parts, key = open_parts(), RecipeKey.parse(recipe)
-    found = parts.catalog.recipes.get(key)
+    """A recipe with defaults filled in, as YAML; or, with --resolved, as a table with each value's origin."""
+    if dataset is not None and not resolved:
+        raise InvalidConfig("--dataset says which plan counts, and holds with --resolved only")
+    registered = _is_key(recipe)
+    if dataset is not None and not registered:
+        raise InvalidConfig(f"--dataset needs a registered recipe: `ft recipe add {recipe}`, then slug@N")
+    found, came = _registered_recipe(recipe) if registered else _recipe_of_file(recipe)
+    body, idle = found.model_dump(mode="json"), set() if everything else idle_groups(found)
     if not resolved:
-        if dataset is not None:
-            raise InvalidConfig("--dataset says which plan counts, and holds with --resolved only")
-        console.print(yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False), highlight=False)
+        if not registered:
+            typer.echo(leading_comments(_file(recipe).read_text(encoding="utf-8")), nl=False)
+        typer.echo(yaml.safe_dump({k: v for k, v in body.items() if k not in idle}, sort_keys=False), nl=False)
         return
-    values, came = leaves(Recipe, found.model_dump(mode="json")), origins(parts.store, found)
+    values = leaves(Recipe, body)
     if dataset is not None:
+        parts, key = open_parts(), found.key
         line = f"{DatasetKey.parse(dataset)}|{key}"
         plan = parts.store.find_doc(latest_doc("training_plan", line))
         if plan is None:
@@ -70,7 +78,8 @@ def show_recipe(
         for name, value in planned(plan["manifest"]).items():
             if name not in values or values[name] != value:
                 values[name], came[name] = value, "plan"
-    show(str(key), ("field", "value", "origin"), [(name, _text(value), came[name]) for name, value in values.items()])
+    rows = [(name, _text(value), came[name]) for name, value in values.items() if name.split(".")[0] not in idle]
+    show(str(found.key), ("field", "value", "origin"), rows)
 
 
 @app.command()
@@ -120,18 +129,23 @@ def import_recipe(
     name: Annotated[str | None, typer.Option(help="slug of the recipe; default from the file's name")] = None,
     out: Annotated[Path | None, typer.Option(help="write the recipe there; default prints it")] = None,
 ) -> None:
-    """A recipe from an Axolotl or LLaMA-Factory file, and what of it could not be carried over."""
+    """A recipe from an Axolotl or LLaMA-Factory file, and what of it could not be carried over; ends with 1 when
+    `ft recipe add` would refuse it as it is."""
     found = convert(load(file), source, name or file.stem)
     text = document(found, source, file.name)
     if out is None:
         typer.echo(text, nl=False)
-        return
+        for problem in found.problems:
+            typer.echo(f"ft recipe check: {problem}", err=True)
+        raise typer.Exit(1 if found.problems else 0)
     out.write_text(text, encoding="utf-8")
     console.print(f"{out}: recipe {found.recipe['name']}@1", markup=False)
-    for note in found.notes:
-        console.print(f"  {note}", markup=False, soft_wrap=True)
+    for sentence in sentences(found):
+        console.print(f"  {sentence}", markup=False, soft_wrap=True)
     rows = [(left.key, _text(left.value), left.why, left.nearest or "") for left in found.left]
     show(f"not carried over: {len(rows)}", ("key", "value", "why", "nearest field"), rows)
+    if found.problems:
+        raise typer.Exit(1)
 
 
 def _file(source: str) -> Path:
@@ -139,9 +153,23 @@ def _file(source: str) -> Path:
 
 
 def _recipe(source: str) -> Recipe:
-    if "@" in source and not Path(source).exists():
-        return open_parts().catalog.recipes.get(RecipeKey.parse(source))
-    return read_resolved(_file(source), _registered).recipe
+    return (_registered_recipe(source) if _is_key(source) else _recipe_of_file(source))[0]
+
+
+def _is_key(source: str) -> bool:
+    return "@" in source and not Path(source).exists()
+
+
+def _registered_recipe(key: str) -> tuple[Recipe, dict[str, str]]:
+    """With the origin of every value."""
+    parts = open_parts()
+    found = parts.catalog.recipes.get(RecipeKey.parse(key))
+    return found, origins(parts.store, found)
+
+
+def _recipe_of_file(source: str) -> tuple[Recipe, dict[str, str]]:
+    found = read_resolved(_file(source), _registered)
+    return found.recipe, found.origins
 
 
 def _registered(key: RecipeKey) -> Parent:

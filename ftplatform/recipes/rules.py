@@ -12,6 +12,7 @@ from ftplatform.core.ids import BaseKey
 from ftplatform.core.methods import find_method
 from ftplatform.core.recipe import Recipe
 from ftplatform.core.strategies import strategy_allows
+from ftplatform.recipes.modules import module_problems
 
 VIRTUAL = ("prefix", "prompt")
 """Parameterisations that train positions in front of every row and no layer."""
@@ -92,6 +93,8 @@ def _lora(recipe: Recipe) -> dict[str, str]:
         found["lora.use_dora"] = "DoRA takes its magnitudes from weights that are not rounded: use qat none"
     if both := sorted(set(lora.exclude_modules) & set(lora.target_modules)):
         found["lora.exclude_modules"] = f"{', '.join(both)} stand in target_modules too: take them out of one"
+    if recipe.parameterisation == "lora":
+        found |= module_problems(lora)
     return found | _blocks("lora.layers_to_transform", lora.layers_to_transform)
 
 

@@ -1,173 +1,163 @@
-"""Axolotl's YAML (docs.axolotl.ai, "Config Reference"; defaults from its schemas, 2025)."""
+"""Axolotl's YAML (docs.axolotl.ai, "Config Reference"; defaults from ``src/axolotl/utils/schemas``, 2026)."""
 
 from __future__ import annotations
 
-from ftplatform.core.recipe import ATTENTION_AND_MLP
-from ftplatform.recipes.convert.reading import (
-    OPTIMIZERS,
-    SCHEDULES,
-    Reading,
+from ftplatform.recipes.convert.axolotl_adapter import adapter, qat
+from ftplatform.recipes.convert.axolotl_method import method
+from ftplatform.recipes.convert.evaluation import checkpoints, evaluations, profile
+from ftplatform.recipes.convert.placement import strategy
+from ftplatform.recipes.convert.reading import Reading
+from ftplatform.recipes.convert.shared import (
     base,
     batch,
-    leave_all,
-    precision,
-    warmup,
+    checkpointing,
+    no_fp16,
+    optimizer,
+    packs,
+    schedule,
+    total_steps,
+    weights_in_bf16,
 )
 
-_RL = {"dpo": "dpo", "ipo": "dpo", "simpo": "dpo", "orpo": "orpo", "kto": "kto", "grpo": "grpo"}
+GROUPS = ("trl",)
+MODEL = "base_model"
+_REFUSED = {
+    "weights start from the base model, not at random": ("reinit_weights",),
+    "adapters are not merged and started again while they train": ("relora",),
+    "the loss is another one": ("use_eaft", "diffusion"),
+    "rows keep their positions, and all blocks learn at every step": ("use_pose", "lisa_n_layers"),
+    "no code is run that a file names": ("trainer_cls",),
+}
 _LEFT = {
-    ("data are pushed, not named in a recipe", "ft dataset push"): ("datasets", "test_datasets", "shuffle_merged_datasets"),
+    ("data are pushed, not named in a recipe", "ft dataset push"): (
+        "datasets", "test_datasets", "shuffle_merged_datasets", "pretraining_dataset", "streaming", "roles_to_train",
+        "train_on_eos",
+    ),
     ("a row stands on one side by its own hash", "dataset.yaml split.validation"): ("val_set_size",),
     ("duplicates are found when data are pushed", "dataset.yaml duplicates"): ("dataset_exact_deduplication",),
-    ("the base model's own template renders the rows", "ft base add"): ("chat_template", "chat_template_jinja", "special_tokens", "tokens"),
-    ("the plan decides it from memory", "ft train (the plan's reasons)"): (
-        "gradient_checkpointing", "gradient_checkpointing_kwargs", "activation_offloading", "deepspeed", "fsdp", "fsdp_config",
-        "fsdp_version", "eval_batch_size", "lora_on_cpu", "gpu_memory_limit",
+    ("the base model's own template renders the rows", "ft base add"): (
+        "chat_template", "chat_template_jinja", "chat_template_kwargs", "default_system_message", "special_tokens", "tokens",
+        "eot_tokens",
+    ),
+    ("a base has one revision, which its registration names", "ft base add"): ("revision_of_model", "model_revision"),
+    ("the plan decides it from memory", "training.gradient_checkpointing"): ("activation_offloading", "selective_checkpointing"),
+    ("the plan decides it from memory", "hardware.strategy"): (
+        "eval_batch_size", "lora_on_cpu", "gpu_memory_limit", "max_memory", "context_parallel_size", "sequence_parallel_degree",
+        "tensor_parallel_size", "dp_shard_size", "dp_replicate_size", "layer_offloading",
     ),
     ("chosen by what is installed", None): (
-        "flash_attention", "sdp_attention", "xformers_attention", "flex_attention", "s2_attention", "tf32", "torch_compile",
-        "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "plugins", "liger_rope", "liger_rms_norm", "liger_glu_activation",
-        "liger_fused_linear_cross_entropy", "cut_cross_entropy",
+        "flash_attention", "sdp_attention", "xformers_attention", "flex_attention", "s2_attention", "attn_implementation", "tf32",
+        "torch_compile", "lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "plugins", "liger_rope", "liger_rms_norm",
+        "liger_glu_activation", "liger_fused_linear_cross_entropy", "cut_cross_entropy", "fp8",
     ),
     ("the platform keeps, names and resumes what it makes", None): (
         "output_dir", "dataset_prepared_path", "resume_from_checkpoint", "auto_resume_from_checkpoints", "hub_model_id",
-        "hub_strategy", "save_safetensors", "save_only_model",
+        "hub_strategy", "save_safetensors", "save_only_model", "save_first_step",
     ),
     ("MLflow has every step's figures", "FTPLATFORM_TRACKING"): (
         "wandb_project", "wandb_entity", "wandb_watch", "wandb_name", "wandb_log_model", "mlflow_experiment_name", "logging_steps",
-        "use_tensorboard",
+        "use_tensorboard", "use_wandb", "use_mlflow", "use_swanlab",
     ),
-    ("scored once, when it is trained, on suites", "suites"): (
-        "evals_per_epoch", "eval_steps", "eval_strategy", "eval_table_size", "eval_max_new_tokens", "eval_sample_packing",
-        "do_bench_eval",
+    ("the result is scored once it is trained", "suites"): (
+        "eval_table_size", "eval_max_new_tokens", "eval_sample_packing", "do_bench_eval", "do_causal_lm_eval",
     ),
     ("a diverging loss stops the job by itself", None): ("loss_watchdog_threshold", "loss_watchdog_patience"),
     ("adapters with trained embeddings cannot be switched in a serving engine", "lora.target_modules"): (
         "lora_modules_to_save", "peft_trainable_token_indices",
     ),
-    ("blocks are named by number, and are frozen and not unfrozen", "training.frozen_layers"): ("unfrozen_parameters",),
+    ("modules are named alike in every block", "lora.target_modules"): (
+        "lora_target_parameters", "lora_rank_pattern", "lora_alpha_pattern", "peft_layers_pattern",
+    ),
+    ("a training starts from a base or from a version of the dataset's model", "init_from"): ("lora_model_dir",),
+    ("nf4 is always quantized twice, and computes in the precision", "training.quantization"): ("bnb_config_kwargs", "gptq"),
     ("no code of a model's repository is run", None): ("trust_remote_code",),
+    ("schedules end at 0 and are cosine, linear or constant", "training.schedule"): (
+        "cosine_min_lr_ratio", "cosine_constant_lr_ratio", "lr_quadratic_warmup",
+    ),
+    ("all trained weights have one learning rate", "training.learning_rate"): (
+        "loraplus_lr_ratio", "loraplus_lr_embedding", "embedding_lr", "embedding_lr_scale", "lr_groups",
+    ),
+    ("no noise is added to embeddings", "lora.dropout"): ("neftune_noise_alpha",),
 }  # fmt: skip
-_WITHOUT_MEANING = ("model_type", "tokenizer_type", "is_llama_derived_model", "is_mistral_derived_model", "strict", "debug",
-                    "local_rank", "remove_unused_columns", "pad_to_sequence_len", "base_model_config", "ddp_timeout")  # fmt: skip
 
 
 def read(reading: Reading) -> None:
     """Take what a recipe can say; see ``reading.Reading``."""
-    base(reading, "base_model")
-    _method(reading)
-    _adapter(reading)
-    batch(reading, "micro_batch_size", "gradient_accumulation_steps", 1)
+    base(reading, MODEL)
+    reading.refuse_all(_REFUSED)
+    method(reading)
+    adapter(reading)
+    total_steps(reading)
+    _batch(reading)
     reading.carry(
         {
             "learning_rate": "training.learning_rate",
             "num_epochs": "training.epochs",
-            "max_steps": "training.max_steps",
             "sequence_len": "training.max_length",
             "weight_decay": "training.weight_decay",
             "max_grad_norm": "training.max_grad_norm",
             "seed": "training.seed",
-            "save_total_limit": "training.keep_checkpoints",
         },
         {"num_epochs": 1, "sequence_len": 512, "seed": 42},
     )
+    reading.choose("excess_length_strategy", "training.too_long", {"drop": "drop", "raise": "refuse"}, "drop")
     # Axolotl: 3 % of the steps, where nothing else is said.
-    warmup(reading, 0.03)
-    reading.choose("lr_scheduler", "training.schedule", SCHEDULES, "cosine")
-    reading.choose("optimizer", "training.optimizer", OPTIMIZERS, "adamw_torch_fused")
-    precision(reading)
-    if isinstance(steps := reading.take("save_steps"), int):
-        reading.put("training.checkpoint_every", steps)
-    reading.leave("saves_per_epoch", "checkpoints come every so many steps", "training.checkpoint_every")
-    reading.agree(
-        "save_strategy",
-        "steps",
-        "epoch",
-        why="checkpoints come every so many steps",
-        nearest="training.checkpoint_every",
-    )
+    schedule(reading, "lr_scheduler", "cosine", 0.03)
+    optimizer(reading, "optimizer", "adamw_torch_fused")
+    qat(reading)
+    _precision(reading)
+    checkpoints(reading)
+    evaluations(reading, "steps" if reading.has("eval_steps") or reading.has("evals_per_epoch") else "epoch",
+                "early_stopping_patience")  # fmt: skip
+    profile(reading, "profiler_steps")
+    checkpointing(reading)
+    strategy(reading)
     reading.agree("train_on_inputs", False, why="prompts carry no loss here", nearest="method: cpt")
     reading.agree("group_by_length", False, why="rows are packed, so their length does not matter")
-    if reading.take("sample_packing", True) is False and not reading.has("rl"):
-        reading.leave("sample_packing", "rows are always packed; they do not see each other", "training.max_length")
-    for key in _WITHOUT_MEANING:
-        reading.take(key)
-    leave_all(reading, _LEFT)
+    reading.meaningless(
+        "model_type", "type_of_model", "tokenizer_type", "tokenizer_config", "base_model_config", "is_llama_derived_model",
+        "is_mistral_derived_model", "strict", "debug", "local_rank", "remove_unused_columns", "pad_to_sequence_len",
+        "gradient_checkpointing_kwargs", "lora_fan_in_fan_out", "dataset_processes", "dataset_num_proc", "dataloader_num_workers",
+        "low_cpu_mem_usage",
+    )  # fmt: skip
+    reading.leave_all(_LEFT)
 
 
-def _method(reading: Reading) -> None:
-    rl = reading.take("rl")
-    if rl in _RL:
-        method = _RL[rl]
-        reading.put("method", method)
-        if rl in ("ipo", "simpo"):
-            reading.put("dpo.loss", rl)
-        beta = reading.number("rl_beta", reading.number("dpo_beta", {"dpo": 0.1, "kto": 0.1}.get(method)))
-        if method in ("dpo", "kto") and beta is not None:
-            reading.put(f"{method}.beta", beta)
-        own = {
-            "orpo": {"orpo_alpha": "orpo.weight"},
-            "kto": {"kto_desirable_weight": "kto.desirable_weight", "kto_undesirable_weight": "kto.undesirable_weight"},
-            "dpo": {"dpo_label_smoothing": "dpo.label_smoothing", "simpo_gamma": "dpo.gamma"},
-        }
-        reading.carry(own.get(method, {}))
-        reading.leave("trl", "rewards are graders by name, or a trained reward model", f"{method}.rewards")
-    elif rl is not None:
-        reading.leave("rl", f"not one of {', '.join(sorted(_RL))}", "method")
-    elif reading.take("reward_model"):
-        reading.put("method", "reward")
-    elif reading.has("pretraining_dataset"):
-        reading.put("method", "cpt")
-        reading.leave("pretraining_dataset", "data are pushed, not named in a recipe", "ft dataset push")
-    else:
-        reading.put("method", "sft")
-
-
-def _adapter(reading: Reading) -> None:
-    four, eight = bool(reading.take("load_in_4bit")), bool(reading.take("load_in_8bit"))
-    adapter = reading.take("adapter")
-    if adapter is None:
-        reading.put("parameterisation", "full")
-        for key in (
-            "lora_r",
-            "lora_alpha",
-            "lora_dropout",
-            "lora_target_linear",
-            "lora_target_modules",
-            "lora_fan_in_fan_out",
-        ):
-            reading.take(key)
+def _batch(reading: Reading) -> None:
+    one, times = reading.whole("micro_batch_size", 1), reading.whole("gradient_accumulation_steps")
+    whole, packed = reading.whole("batch_size"), reading.flag("sample_packing")
+    if whole and times:
+        reading.leave("batch_size", "gradient_accumulation_steps says it already", "training.batch_size")
+    elif whole:
+        times = max(whole // max(one, 1), 1)
+    times = times or 1
+    if packed != packs(reading):
+        why = "pairs and prompts are not packed" if packed else "rows are always packed; they do not see each other"
+        reading.leave("sample_packing", why, "training.batch_size")
+    if reading.said("method") != "grpo":
+        batch(reading, one, times, packed)
         return
-    if adapter not in ("lora", "qlora"):
-        reading.leave("adapter", "not one of lora, qlora", "parameterisation")
-    reading.put("parameterisation", "lora")
-    if four or eight:
-        reading.put("training.quantization", "nf4" if four else "int8")
-    reading.carry({"lora_r": "lora.rank", "lora_alpha": "lora.alpha", "lora_dropout": "lora.dropout"})
-    targets = reading.take("lora_target_modules")
-    if reading.take("lora_target_linear"):
-        targets = [*ATTENTION_AND_MLP]
-    if isinstance(targets, str):
-        reading.leave("lora_target_modules", "a pattern; modules are named one by one", "lora.target_modules")
-    elif targets:
-        # Also for the output layer, which no packed loss can train through an adapter.
-        reading.put("lora.target_modules", [one for one in targets if one != "lm_head"])
-        if "lm_head" in targets:
-            reading.note(
-                "lm_head was left out of lora.target_modules: an adapter on the output layer cannot be served."
-            )
-    reading.carry(
-        {
-            "peft_use_rslora": "lora.use_rslora",
-            "peft_use_dora": "lora.use_dora",
-            "peft_layers_to_transform": "lora.layers_to_transform",
-        }
+    group = max(int(reading.said("grpo.group_size", 8)), 1)
+    if one * times % group:
+        reading.refuse("micro_batch_size", f"{one} x {times} answers do not divide into groups of {group}")
+        return
+    reading.put("training.batch_size", one * times // group)
+    reading.note(
+        f"training.batch_size is {one} x {times} answers / {group} per prompt, for one GPU: multiply by your number of GPUs."
     )
-    start = reading.take("peft_init_lora_weights", True)
-    if str(start).startswith("pissa") or start == "gaussian":
-        reading.put("lora.init_lora_weights", str(start).partition("_")[0])
-    elif start is not True:
-        reading.leave("peft_init_lora_weights", "not one of true, gaussian, pissa", "lora.init_lora_weights")
-    reading.agree("lora_fan_in_fan_out", False, why="follows from the architecture")
-    reading.leave("lora_model_dir", "trainings start from a registered base model", "base")
-    reading.leave("loraplus_lr_ratio", "both matrices have one learning rate", "training.learning_rate")
+
+
+def _precision(reading: Reading) -> None:
+    """``bf16`` is ``auto`` where the file says nothing; bf16 full weights are held in bf16 unless they are sharded."""
+    pure = reading.flag("bfloat16")
+    off = reading.one_of("bf16", "true", "false", "auto", "full", default="auto") == "false"
+    half = no_fp16(reading, "fp16", "float16")
+    reading.put("training.precision", "fp32" if off and not pure and not half else "bf16")
+    fp32 = reading.said("training.precision") == "fp32"
+    reading.agree("float32", fp32, False, why="bf16 says otherwise", nearest="training.precision")
+    if pure:
+        weights_in_bf16(reading, "bfloat16")
+    elif reading.said("parameterisation") == "full" and reading.said("training.precision") == "bf16":
+        reading.note(
+            "Axolotl holds full weights in bf16 on one GPU and with DDP; here they are fp32, unless training.weights says bf16."
+        )
