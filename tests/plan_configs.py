@@ -157,6 +157,28 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vocab_size": 262144,
         "max_position_embeddings": 32768,
     },
+    "olmo-2-7b": {
+        **_llama(4096, 11008, 32, 32, 32, 100352, 4096),
+        "architectures": ["Olmo2ForCausalLM"],
+        "model_type": "olmo2",
+    },
+    "granite-3.1-2b": {
+        **_llama(2048, 8192, 40, 32, 8, 49155, 131072),
+        "architectures": ["GraniteForCausalLM"],
+        "model_type": "granite",
+        "attention_multiplier": 0.015625,
+        "embedding_multiplier": 12.0,
+        "logits_scaling": 8.0,
+        "residual_multiplier": 0.22,
+        "tie_word_embeddings": True,
+    },
+    "smollm3-3b": {
+        **_llama(2048, 11008, 36, 16, 4, 128256, 65536),
+        "architectures": ["SmolLM3ForCausalLM"],
+        "model_type": "smollm3",
+        "no_rope_layer_interval": 4,
+        "tie_word_embeddings": True,
+    },
     "phi-3-mini": {
         "architectures": ["Phi3ForCausalLM"],
         "model_type": "phi3",

@@ -79,8 +79,18 @@ def test_a_70b_full_needs_32_cards_of_80_gb(card: str) -> None:
 
 
 def test_offload_is_the_last_resort() -> None:
-    assert plan("llama-2-70b", ADAMW, gpu="h100-80", gpus=8).option.layout.strategy == "offload"
+    assert plan("llama-2-70b", ADAMW, gpu="h100-80", gpus=16).option.layout.strategy == "offload"
     assert plan("llama-2-70b", ADAMW, gpu="h100-80").option.layout.strategy == "fsdp2"
+
+
+def test_7b_full_in_mixed_precision_fits_one_80_gb_card_by_offload_where_the_host_has_189_gb() -> None:
+    entry = CATALOGUE.get("h100-80")
+    share = entry.kubernetes.model_copy(update={"memory_gb": 190.0})
+    roomy = CATALOGUE.model_copy(update={"hardware": {"h100-80": entry.model_copy(update={"kubernetes": share})}})
+    request = Request(SHAPES["llama-2-7b"], SMALL_JOB, 2048, setups=(ADAMW,), gpu="h100-80", gpus=1)
+    assert choose(request, roomy).option.layout.strategy == "offload"
+    with pytest.raises(PlanRefused, match="189 GB of host memory"):
+        choose(request, CATALOGUE)
 
 
 def test_the_answer_has_exactly_the_fields_that_are_promised() -> None:
@@ -119,7 +129,7 @@ def test_a_deadline_buys_more_hardware_and_an_impossible_one_is_refused() -> Non
     slow, fast = plan("llama-3-8b", tokens=1e8, spot=False), plan("llama-3-8b", tokens=1e8, deadline=1)
     assert fast.option.hours[1] <= 1 < slow.option.hours[1]
     assert any("deadline is 1 hours" in row["why"] for row in fast.rejected)
-    with pytest.raises(PlanRefused, match=r"deadline.*nearest plan that works with more money or time"):
+    with pytest.raises(PlanRefused, match=r"deadline.*nearest plan that works with more time: lora"):
         plan("llama-3-70b", tokens=1e9, deadline=0.5)
 
 
@@ -134,8 +144,7 @@ def test_a_budget_is_kept_or_the_plan_is_refused() -> None:
     ("setup", "why"),
     [
         (Setup(lora=LoraConfig(use_dora=True)), "refuses DoRA"),
-        (Setup(lora=LoraConfig(rank=12)), "does not accept rank 12"),
-        (Setup(lora=LoraConfig(rank=96, init_lora_weights="pissa")), "saved with twice the rank"),
+        (Setup(lora=LoraConfig(rank=300, init_lora_weights="pissa")), "does not accept rank 600 .*twice the rank"),
         (Setup("prompt"), "does not serve prompt"),
         (Setup("prefix"), "does not serve prefix"),
         (Setup("ia3"), "does not serve ia3"),
@@ -240,8 +249,8 @@ def test_finished_jobs_make_an_envelope_that_the_next_plan_uses() -> None:
     after = choose(request, CATALOGUE, lambda setup, length, gpu: found)
     assert after.option.memory.total * 1.1 <= 24
     assert after.option.hours[0] == pytest.approx(1e7 / 2500 / 3600, rel=0.01)
-    assert "finished jobs" in after.reasons[-1]
-    assert "catalogue" in before.reasons[-1]
+    assert any("finished jobs" in reason for reason in after.reasons)
+    assert any("catalogue" in reason for reason in before.reasons)
 
 
 def test_frozen_blocks_and_embeddings_have_no_gradient_and_no_state() -> None:

@@ -77,7 +77,7 @@ def test_text_for_people_has_the_price_the_memory_and_the_reasons(config: str) -
 @pytest.mark.parametrize(
     ("words", "error", "why"),
     [
-        (["--set", "lora.rank=12"], PlanRefused, "does not accept rank 12"),
+        (["--set", "lora.rank=300", "--set", "lora.init_lora_weights=pissa"], PlanRefused, "does not accept rank 600"),
         (["--set", "lora.use_dora=true"], PlanRefused, "DoRA"),
         (
             ["--set", "parameterisation=full", "--set", "hardware.gpu=l4", "--set", "hardware.gpus=1"],

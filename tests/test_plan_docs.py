@@ -79,6 +79,24 @@ def test_a_request_of_the_page_is_answered_as_it_says(number: int) -> None:
         assert line in page
 
 
+BY_HAND = {
+    2: ("6.738 x 2 + 0.040 x 4 =\n  13.64", 13.64, 0.16, 0.32),
+    3: ("6.525 x 0.516 + 1.090 x 2 +\n  0.040 x 4 = 5.71", 5.71, 0.16, 0.32),
+    4: ("states 6.738 x 2.03 = 13.69", 13.48, 13.48, 13.69),
+    10: ("states 68.977 x 8 / 32 = 17.24", 8.62, 8.62, 17.24),
+}
+"""Row -> a sum of the page, and its weights, gradients and states."""
+
+
+@pytest.mark.parametrize("number", BY_HAND)
+def test_weights_gradients_and_states_are_those_derived_by_hand(number: int) -> None:
+    said, *terms = BY_HAND[number]
+    model, tokens, length, wish = REQUESTS[number - 1]
+    memory = choose(Request(ModelShape.from_config(CONFIGS[model]), tokens, length, **wish), CATALOGUE).option.memory
+    assert [memory.weights, memory.gradients, memory.optimizer] == pytest.approx(terms, abs=0.006)
+    assert said in (Path(__file__).parent.parent / "docs" / "cost.md").read_text()
+
+
 @pytest.mark.parametrize("number", range(1, len(REQUESTS) + 1))
 def test_the_arithmetic_of_a_request_adds_up(number: int) -> None:
     table, arithmetic = row(number)

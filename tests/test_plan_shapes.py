@@ -15,8 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ftplatform.core import recipe
 from ftplatform.core.errors import PlanRefused
 from ftplatform.planning.activations import layer_bytes
+from ftplatform.planning.families import FAMILIES
 from ftplatform.planning.setup import Setup, trained_parameters
-from ftplatform.planning.shapes import FAMILIES, ModelShape
+from ftplatform.planning.shapes import ModelShape
 
 PUBLISHED = {
     "llama-2-7b": 6_738_415_616,
@@ -184,7 +185,20 @@ def saved_bytes(config: dict[str, Any], setup: Setup, dtype: torch.dtype, layers
 
 @pytest.mark.parametrize("masked", [True, False], ids=["masked", "unmasked"])
 @pytest.mark.parametrize("kind", SETUPS)
-@pytest.mark.parametrize("name", ["llama-3-8b", "qwen-3-8b", "gemma-2b", "gemma-2-9b", "gemma-3-1b", "phi-3-mini"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama-3-8b",
+        "qwen-3-8b",
+        "gemma-2b",
+        "gemma-2-9b",
+        "gemma-3-1b",
+        "phi-3-mini",
+        "olmo-2-7b",
+        "granite-3.1-2b",
+        "smollm3-3b",
+    ],
+)
 def test_a_block_keeps_the_activations_that_are_counted(name: str, kind: str, masked: bool) -> None:
     config, (setup, dtype) = small(CONFIGS[name]), SETUPS[kind]
     one, two = (saved_bytes(config, setup, dtype, layers, masked=masked) for layers in (1, 2))

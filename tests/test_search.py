@@ -79,7 +79,8 @@ def test_a_value_that_contradicts_the_recipe_is_a_problem() -> None:
 
 
 def test_a_rank_that_the_engine_refuses_is_a_problem() -> None:
-    recipe = _recipe({"lora.rank": {"choices": [8, 24]}})
+    wanted = _value({"lora.rank": {"choices": [8, 300]}})
+    recipe = parse_recipe({**wanted, "lora": {"rank": 8, "init_lora_weights": "pissa"}})
 
     def refuses(varied: Recipe) -> str:
         found = servable(Setup.from_recipe(varied), "vllm")
@@ -87,8 +88,8 @@ def test_a_rank_that_the_engine_refuses_is_a_problem() -> None:
 
     assert space_problems(recipe) == {}
     (message,) = space_problems(recipe, refuses).values()
-    assert message.startswith("24: ")
-    assert "rank 32" in message
+    assert message.startswith("300: ")
+    assert "rank 256" in message
 
 
 @pytest.mark.parametrize(

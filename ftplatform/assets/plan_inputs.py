@@ -1,6 +1,7 @@
 """What a plan is made from: base model, suites, tokens, teacher and reward models, each pinned by digest."""
 
 import json
+import sys
 from itertools import islice
 from typing import Any
 
@@ -20,6 +21,10 @@ from ftplatform.evaluation.heldout_pairs import heldout_pairs, publish_pairs
 from ftplatform.evaluation.margins import gating_suites
 from ftplatform.evaluation.suite_files import heldout_sample, publish_heldout, publish_suite
 from ftplatform.planning.job_plan import Inputs, Site
+from ftplatform.planning.lengths import sequence_length
+from ftplatform.planning.servable import Engine
+from ftplatform.planning.setup import resolved_lora
+from ftplatform.planning.shapes import ModelShape
 from ftplatform.resources.jobs import latest_doc
 from ftplatform.resources.platform import Parts
 
@@ -27,10 +32,11 @@ SAMPLED_ROWS = 200
 """Rows tokenized to estimate the dataset's tokens: the mean of 200 rows is within a few percent, the plan's interval is wider."""
 
 
-def site_of(parts: Parts) -> Site:
+def site_of(parts: Parts, engine: Engine | None = None) -> Site:
+    """Where jobs run; ``engine`` is asked whether it would serve the result, None asks the deployment's own, the embedded one."""
     settings = parts.settings
     local = settings.executor == "local"
-    return Site(gpus=(settings.default_gpu,) if local else settings.gpus, local=local)
+    return Site(gpus=(settings.default_gpu,) if local else settings.gpus, local=local, engine=engine or "embedded")
 
 
 def registered_model(dataset: DatasetKey, method: str) -> str:
@@ -59,27 +65,48 @@ def inputs_of(
     parts: Parts, recipe: Recipe, base: BaseModel, curated: CuratedDataset, suites: tuple[PinnedSuite, ...] = ()
 ) -> Inputs:
     teacher = recipe.distillation.teacher if recipe.method == "distillation" else None
+    config = base_config(parts, base)
+    # A version is compared with the layers that this recipe names on this base.
+    named = recipe.model_copy(update={"lora": resolved_lora(recipe, ModelShape.from_config(config))})
     model = registered_model(DatasetKey.parse(curated.dataset), recipe.method)
     return Inputs(
         curated=curated,
         base=base,
-        base_config=json.loads(tree_file(parts.store, base.weights, "config.json")),
+        base_config=config,
         champion=parts.catalog.champions.pinned(model),
         suites=suites,
         train_tokens=estimated_tokens(parts, recipe, base, curated),
         teacher=made_base(parts, BaseKey.parse(teacher)) if teacher else None,
-        init=pinned_start(parts, recipe, base, model),
+        init=pinned_start(parts, named, base, model),
     )
+
+
+def base_config(parts: Parts, base: BaseModel) -> dict[str, Any]:
+    """The base model's ``config.json``."""
+    found: dict[str, Any] = json.loads(tree_file(parts.store, base.weights, "config.json"))
+    return found
 
 
 def estimated_tokens(parts: Parts, recipe: Recipe, base: BaseModel, curated: CuratedDataset) -> int:
     """Tokens of the training split once, from a sample of its rows."""
+    sample, lengths = _sampled_lengths(parts, base, curated)
+    return round(
+        sum(length for length in lengths if length <= recipe.training.max_length) / sample * curated.rows["train"]
+    )
+
+
+def fitting_length(parts: Parts, base: BaseModel, curated: CuratedDataset) -> tuple[int, str]:
+    """The length of sequences that the training split's rows ask for, and the sentence that says so."""
+    return sequence_length(_sampled_lengths(parts, base, curated)[1], base.max_length)
+
+
+def _sampled_lengths(parts: Parts, base: BaseModel, curated: CuratedDataset) -> tuple[int, list[int]]:
+    """The number of sampled rows, and tokens of each of their sequences, however long."""
     count = curated.rows["train"]
     path = parts.store.path(curated.splits["train"])
     sample = list(islice(read_rows(path), 0, None, max(1, count // SAMPLED_ROWS)))
     text = chat_format(parts.store, base.weights)
-    lengths = tokenize_rows(sample, text.tokenizer, text.template, recipe.training.max_length).lengths
-    return round(sum(lengths) / len(sample) * count)
+    return len(sample), tokenize_rows(sample, text.tokenizer, text.template, sys.maxsize).lengths
 
 
 def pinned_suites(parts: Parts, recipe: Recipe, curated: CuratedDataset) -> tuple[tuple[PinnedSuite, ...], CheckResult]:

@@ -31,6 +31,10 @@ Strategy = Literal["single", "ddp", "fsdp2", "zero2", "zero3", "offload"]
 states in host memory.
 """
 ATTENTION_AND_MLP = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Every linear layer of a block, by Llama's names. As ``lora.target_modules``, and as its default, they mean every linear layer of
+the base model's blocks, whatever it calls them; a mixture's experts and router are parameters and no linear layers. The plan
+fills in the names (``planning/setup.py``), so that recipes written before keep their digests.
+"""
 
 
 class LoraConfig(Frozen):

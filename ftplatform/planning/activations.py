@@ -7,31 +7,43 @@ norms work in fp32, keeps about 55.
 
 from __future__ import annotations
 
+from ftplatform.core.methods import find_method
 from ftplatform.planning.setup import Setup, targeted
 from ftplatform.planning.shapes import ModelShape
+from ftplatform.recipes.rules import VIRTUAL
 
 LOGIT_CHUNK = 1024
-"""Labelled positions whose logits exist at a time (``training/loss.py``)."""
+"""Labelled positions whose logits exist at a time (``CHUNK`` of ``training/loss.py``, which cannot be imported without torch)."""
+SMALL_VOCABULARY = 8192
+"""Up to it all logits are taken at once (the same)."""
 
 
-def layer_bytes(shape: ModelShape, setup: Setup, length: int, *, masked: bool = True) -> float:
+def takes_mask(shape: ModelShape, setup: Setup) -> bool:
+    """Whether packed rows are kept apart by a mask of length x length: where scores are capped, and where every document sees
+    virtual tokens. All other trainings attend document by document (``training/attention.py``).
+    """
+    return shape.eager or setup.parameterisation in VIRTUAL
+
+
+def layer_bytes(shape: ModelShape, setup: Setup, length: int, *, masked: bool) -> float:
     """Bytes per token that one block keeps without checkpointing.
 
     ``masked``: attention takes the borders of packed rows from a mask (SDPA), so that grouped keys and values are repeated per
-    head and the mask is kept; flash attention takes positions and needs neither.
+    head and the mask is kept; attention by documents and flash attention need neither.
     """
     h, q, kv, i = shape.hidden, shape.query, shape.key_value, shape.intermediate
     value = 4 if setup.precision == "fp32" else 2
     # Autocast casts the input of each matrix by itself; where nothing is cast, matrices share their input.
     casts = setup.precision == "bf16" and not (setup.full and setup.weights == "bf16")
-    gemma = shape.architecture.startswith("Gemma")
+    # These scale what they normalized before they cast it back, so that it is kept in fp32.
+    late_cast = shape.architecture.startswith(("Gemma", "Olmo2"))
     if shape.gated:
         norm = 4 * h
         if setup.full:
-            norm += 4 * h if setup.weights == "fp32" or gemma else 2 * h
+            norm += 4 * h if setup.weights == "fp32" or late_cast else 2 * h
         head_norm = 0
         if shape.norms > shape.norm_calls * h:
-            normalized = (4 if gemma else value) if setup.full else 0
+            normalized = (4 if late_cast else value) if setup.full else 0
             head_norm = (q + kv) * (4 + normalized)
     else:
         # LayerNorm keeps its input alone: fp32 where the hidden state is.
@@ -72,7 +84,7 @@ def _adapter_inputs(shape: ModelShape, setup: Setup, value: int, casts: bool) ->
 
 
 def activation_bytes(
-    shape: ModelShape, setup: Setup, tokens: int, length: int, *, checkpointing: bool, masked: bool = True
+    shape: ModelShape, setup: Setup, tokens: int, length: int, *, checkpointing: bool, masked: bool
 ) -> float:
     """Bytes kept for ``tokens`` tokens (micro-batch x length) at the end of the forward pass.
 
@@ -86,11 +98,20 @@ def activation_bytes(
     return tokens * (shape.layers * layer + ends)
 
 
-def logits_bytes(shape: ModelShape, setup: Setup, labelled: int, *, chunked: bool = True) -> float:
+def logits_bytes(shape: ModelShape, setup: Setup, labelled: int, *, whole_layer: bool = True) -> float:
     """Bytes of the output layer's logits and what the loss makes of them, for ``labelled`` positions of a micro-batch.
 
-    Logits are taken at labelled positions only, ``LOGIT_CHUNK`` at a time where the output layer is whole (``chunked``). Per logit: fp32 log-probabilities and their gradient,
-    and under bf16 the half-precision logits beside them.
+    Logits are taken at labelled positions only. Per logit: fp32 log-probabilities and their gradient, and under bf16 the
+    half-precision logits beside them; of ``LOGIT_CHUNK`` positions at a time, unless the vocabulary is small. Where the output
+    layer is not whole on every GPU (``whole_layer``), or logits are changed behind it, those of all positions exist in the type
+    of the computation, and in the backward pass their gradient twice: in parts, and put together. A distillation has the
+    teacher's beside the student's; a reward model has a score and no logits.
     """
-    per_logit = 8 if setup.precision == "fp32" else 10
-    return (min(labelled, LOGIT_CHUNK) if chunked else labelled) * shape.vocabulary * per_logit
+    if not find_method(setup.method).answers:
+        return 0.0
+    value = 4 if setup.precision == "fp32" else 2
+    in_chunks = shape.vocabulary > SMALL_VOCABULARY
+    per_position = (min(labelled, LOGIT_CHUNK) if in_chunks else labelled) * (8 if value == 4 else 10)
+    if in_chunks and (shape.rescaled or not whole_layer):
+        per_position += labelled * value * (4 if shape.rescaled else 3)
+    return per_position * shape.vocabulary * (2 if setup.method == "distillation" else 1)

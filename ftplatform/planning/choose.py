@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ftplatform.core.errors import PlanRefused
 from ftplatform.planning import explain
 from ftplatform.planning.hardware import HardwareCatalogue
 from ftplatform.planning.options import Measured, Option
-from ftplatform.planning.request import FULL, Request, learning_rate
-from ftplatform.planning.search import Found, described, refusal, search
+from ftplatform.planning.rates import learning_rate
+from ftplatform.planning.refusals import nearest_servable, refusal, too_long
+from ftplatform.planning.request import FULL, Request
+from ftplatform.planning.search import Found, search
 from ftplatform.planning.servable import servable
 
-__all__ = ["FULL", "Choice", "Request", "choose", "learning_rate"]
+__all__ = ["FULL", "Choice", "Request", "choose"]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     option: Option
     epochs: float
+    max_steps: int | None
     learning_rate: float
+    length: int
     servable: bool
     reasons: tuple[str, ...]
     rejected: tuple[dict[str, str], ...]
@@ -56,7 +60,7 @@ def choose(request: Request, catalogue: HardwareCatalogue, measured: Measured | 
     if request.length > request.shape.max_length:
         raise PlanRefused(
             f"length {request.length} is above the {request.shape.max_length} tokens of this base model: "
-            f"accepted is at most {request.shape.max_length}"
+            f"accepted is at most {request.shape.max_length}{too_long(request, catalogue, measured)}"
         )
     for setup in request.setups:
         answer = servable(setup, request.engine)
@@ -71,30 +75,33 @@ def choose(request: Request, catalogue: HardwareCatalogue, measured: Measured | 
     if not (best.setup.full and best.setup.weights == "fp32"):
         full = explain.full_weights(found)
         rejected += [full] if full["option"] not in [row["option"] for row in rejected] else []
+    rate = request.learning_rate or learning_rate(best.setup, request.shape)
     return Choice(
         option=best,
         epochs=request.all_epochs,
-        learning_rate=learning_rate(best.setup, request.shape),
+        max_steps=request.max_steps,
+        learning_rate=rate,
+        length=request.length,
         servable=True,
-        reasons=_reasons(found, best, catalogue, measured),
+        reasons=_reasons(found, best, rate, catalogue, measured),
         rejected=tuple(rejected),
     )
 
 
-def nearest_servable(request: Request, catalogue: HardwareCatalogue, measured: Measured | None = None) -> str:
-    """The end of a sentence: the plan with what the engine refuses changed as little as it takes; empty where nothing helps."""
-    changed = tuple(nearest for setup in request.setups if (nearest := servable(setup, request.engine).nearest))
-    plan = search(replace(request, setups=changed), catalogue, measured).best if changed else None
-    return f". The nearest plan that works: {described(plan, catalogue.currency)}" if plan else ""
-
-
-def _reasons(found: Found, best: Option, catalogue: HardwareCatalogue, measured: Measured | None) -> tuple[str, ...]:
+def _reasons(
+    found: Found, best: Option, rate: float, catalogue: HardwareCatalogue, measured: Measured | None
+) -> tuple[str, ...]:
     request, work = found.request, found.work
+    amount = f"{request.all_epochs:g} epoch(s) of {request.tokens:,.0f} tokens"
+    if request.max_steps:
+        amount = f"{request.max_steps:,} steps, as asked for"
     return (
         *([found.why_setups] if found.why_setups else []),
-        explain.what_is_trained(best.setup, work.shape),
-        explain.where_it_runs(best),
+        *explain.what_is_trained(best.setup, work.shape),
+        *([request.why_length] if request.why_length else []),
+        explain.where_it_runs(best, request.pins),
         explain.how_a_step_is_cut(best, work, "sequences", request.checkpointing),
-        f"Learning rate {learning_rate(best.setup, work.shape):g}, {request.all_epochs:g} epoch(s) of {request.tokens:,.0f} tokens.",
+        f"Learning rate {rate:g}, {amount}.",
         explain.what_it_costs(best, work, catalogue, measured),
+        *explain.how_it_is_served(best.setup, request.engine),
     )

@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+from ftplatform.core.methods import find_method
 from ftplatform.planning.hardware import HardwareCatalogue
 from ftplatform.planning.memory import STRATEGIES
-from ftplatform.planning.options import Measured, Option, Work
+from ftplatform.planning.options import Measured, Option, Pins, Work
 from ftplatform.planning.search import Found, order
+from ftplatform.planning.servable import Engine, servable
 from ftplatform.planning.setup import Setup, trained_parameters
 from ftplatform.planning.shapes import ModelShape
 from ftplatform.planning.speed import span
 
 
-def what_is_trained(setup: Setup, shape: ModelShape) -> str:
-    return f"{trained_parameters(setup, shape):,} of {shape.parameters:,} weights are trained: {setup.words}."
+def what_is_trained(setup: Setup, shape: ModelShape) -> tuple[str, ...]:
+    """Sentences: how many weights, and what is not as it may seem."""
+    said = [f"{trained_parameters(setup, shape):,} of {shape.parameters:,} weights are trained: {setup.words}."]
+    if setup.method == "distillation" and not setup.teacher:
+        said.append("The teacher is not counted, as its size is not known here: a plan with a dataset counts it.")
+    if shape.left_out:
+        said.append(shape.left_out)
+    if setup.quantization != "none" and shape.experts is not None:
+        share = shape.quantizable / shape.parameters
+        said.append(
+            f"Only {share:.0%} of the weights are quantized: bitsandbytes takes linear layers, and the experts are parameters of three "
+            f"dimensions, which stay in {setup.precision}."
+        )
+    return tuple(said)
 
 
-def where_it_runs(best: Option) -> str:
+def where_it_runs(best: Option, pins: Pins, pinned: str = "as asked for") -> str:
+    """``pinned`` says why it was the only choice, where type and number were not the planner's to choose."""
     layout = best.layout
+    what = f"{layout.gpus} x {best.gpu} on {best.nodes} node(s)"
+    if best.why_not:
+        what += " comes nearest, and does not work"
+    elif len(pins.among) == 1 and pins.gpus:
+        what += f", {pinned}"
+    else:
+        among = f" of the {best.gpu}" if len(pins.among) == 1 else f" with {pins.gpus} GPU(s)" if pins.gpus else ""
+        what += f" is the cheapest{among} that fits and keeps to the limits"
     corrected = f", {best.needed_gb:.1f} GB by what finished jobs measured" if round(best.correction, 2) != 1 else ""
-    return (
-        f"{layout.gpus} x {best.gpu} on {best.nodes} node(s) is the cheapest that fits and keeps to the limits: "
-        f"{best.memory.total:.1f} GB of {best.available_gb:g} GB a GPU{corrected}, {STRATEGIES[layout.strategy]}."
-    )
+    return f"{what}: {best.memory.total:.1f} GB of {best.available_gb:g} GB a GPU{corrected}, {STRATEGIES[layout.strategy]}."
 
 
 def how_a_step_is_cut(best: Option, work: Work, unit: str, checkpointing: bool | None = None) -> str:
@@ -43,6 +63,13 @@ def what_it_costs(best: Option, work: Work, catalogue: HardwareCatalogue, measur
     rate = catalogue.get(best.gpu).hourly(gpus=best.layout.gpus, spot=best.spot)
     kind = "interruptible machines: a checkpoint resumes them" if best.spot else "on demand"
     return f"{span(best.hours)} by {basis}, at {rate:g} {catalogue.currency} an hour ({kind})."
+
+
+def how_it_is_served(setup: Setup, engine: Engine) -> tuple[str, ...]:
+    """What vLLM has to be started with for an adapter; nothing where no engine needs to be told anything."""
+    if engine != "vllm" or setup.full or not find_method(setup.method).answers:
+        return ()
+    return (f"{servable(setup, engine).why}.",)
 
 
 def rejected(found: Found, catalogue: HardwareCatalogue) -> tuple[dict[str, str], ...]:
@@ -89,7 +116,7 @@ def full_weights(found: Found) -> dict[str, str]:
 def _nearest(options: list[Option]) -> Option:
     """The cheapest that works, else the one that lacks least memory."""
     working = [option for option in options if not option.why_not]
-    return min(working, key=order) if working else min(options, key=lambda o: o.needed_gb / o.available_gb)
+    return min(working, key=order) if working else min(options, key=lambda o: o.excess)
 
 
 def _dearer(option: Option, best: Option, currency: str) -> str:

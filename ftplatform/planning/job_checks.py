@@ -28,12 +28,15 @@ def check_plan(
     *,
     refused: str,
     served: Servable,
+    nearest_length: str,
     nearest_served: str,
 ) -> list[CheckResult]:
-    """``refused`` says why no option works and what would; ``option`` is then the one that comes nearest."""
+    """``refused`` says why no option works and what would; ``option`` is then the one that comes nearest. ``nearest_length`` and
+    ``nearest_served`` end the sentences about a length and an adapter that are not accepted.
+    """
     budget, placement = recipe.hardware.max_price, plan.placement
     conditions = {
-        f"max_length {plan.training.max_length} is above the base model's {shape.max_length}": plan.training.max_length
+        f"max_length {plan.training.max_length} is above the base model's {shape.max_length}{nearest_length}": plan.training.max_length
         <= shape.max_length,
         f"{placement.gpu} has no spot price in the hardware catalogue": device.price.spot is not None
         or not (placement.spot or (recipe.hardware.spot and recipe.hardware.gpu == placement.gpu)),

@@ -12,14 +12,14 @@ from ftplatform.core.methods import find_method
 from ftplatform.core.plan import PinnedChampion, PinnedSuite, Placement, Plan
 from ftplatform.core.recipe import Recipe
 from ftplatform.planning import explain
-from ftplatform.planning.choose import nearest_servable
 from ftplatform.planning.hardware import HardwareCatalogue
 from ftplatform.planning.job_checks import CHECKS, check_plan
 from ftplatform.planning.options import Measured
+from ftplatform.planning.refusals import nearest_servable, refusal, too_long
 from ftplatform.planning.request import Request
-from ftplatform.planning.search import refusal, search
+from ftplatform.planning.search import search
 from ftplatform.planning.servable import Engine, servable
-from ftplatform.planning.setup import Setup
+from ftplatform.planning.setup import Setup, resolved_lora
 from ftplatform.planning.shapes import ModelShape
 from ftplatform.planning.speed import FILL
 from ftplatform.recipes.rules import VIRTUAL
@@ -97,13 +97,14 @@ def make_plan(
     assert option is not None, "every entry of the catalogue can be asked for one GPU"
     layout, placed = option.layout, recipe.hardware
     reasons += [
-        explain.what_is_trained(setup, shape),
-        explain.where_it_runs(option),
+        *explain.what_is_trained(setup, shape),
+        explain.where_it_runs(option, request.pins, "which is what this machine has" if site.local else "as asked for"),
         explain.how_a_step_is_cut(option, found.work, info.unit, training.gradient_checkpointing),
         f"{steps} steps over about {inputs.train_tokens / (1 - recipe.replay):,.0f} tokens an epoch: "
         + explain.what_it_costs(option, found.work, hardware, measured),
     ]
     served = servable(setup, site.engine)
+    reasons += explain.how_it_is_served(setup, site.engine) if served.ok else ()
     plan = Plan(
         dataset=inputs.curated.dataset,
         recipe=str(recipe.key),
@@ -116,7 +117,7 @@ def make_plan(
         method=recipe.method,
         method_options=recipe.method_options,
         parameterisation=recipe.parameterisation,
-        lora=recipe.lora,
+        lora=resolved_lora(recipe, shape),
         training=training,
         mix=recipe.mix,
         replay=recipe.replay,
@@ -151,6 +152,7 @@ def make_plan(
         shape,
         refused=refused,
         served=served,
+        nearest_length="" if training.max_length <= shape.max_length else too_long(request, hardware, measured),
         nearest_served="" if served.ok else nearest_servable(replace(request, engine=site.engine), hardware, measured),
     )
     return plan, checks

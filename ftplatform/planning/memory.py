@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ftplatform.core.plan import MemoryEstimate
 from ftplatform.core.recipe import Strategy
-from ftplatform.planning.activations import activation_bytes, logits_bytes
+from ftplatform.core.strategies import DEEPSPEED
+from ftplatform.planning.activations import activation_bytes, logits_bytes, takes_mask
 from ftplatform.planning.setup import QUANTIZED_BYTES, STATE_BYTES, Setup, reference_copies, trained_parameters
 from ftplatform.planning.shapes import ModelShape
 
@@ -26,6 +27,10 @@ STRATEGIES: dict[Strategy, str] = {
     "zero3": "weights, gradients and optimizer states sharded (DeepSpeed ZeRO-3)",
     "offload": "sharded, optimizer states in host memory (DeepSpeed ZeRO-3 with offload)",
 }
+_BUCKETS_GB = 0.8
+"""What DeepSpeed collects gradients in and sends them from: 100 million numbers each (``BUCKET`` of
+``training/distributed/zero_config.py``), in fp32.
+"""
 _GATHERED = 2
 """Blocks whose weights are whole at a time: the one that computes and the one that is fetched meanwhile."""
 
@@ -40,7 +45,8 @@ class Layout:
     gpus: int = 1
     strategy: Strategy = "single"
     checkpointing: bool = False
-    masked: bool = True
+    masked: bool | None = None
+    """Whether attention takes a mask; None as the payload does (``takes_mask``)."""
     labelled: float = 1.0
     """Share of positions that carry loss; 1 is the worst case."""
 
@@ -50,8 +56,9 @@ def estimate_memory(shape: ModelShape, setup: Setup, layout: Layout, *, gpu: boo
 
     Terms, per weight (Rajbhandari et al. 2020, ZeRO, sections 3.1 and 5): full weights in fp32 under bf16 autocast 4 + 4 + 8 = 16 bytes
     with AdamW, as ZeRO's 2 + 2 + 12; bf16 weights and gradients 2 + 2; an adapter 16 bytes beside a frozen base of 2 (bf16), 0.516
-    (nf4, double quantization) or 1 (int8). A sharded term is divided by the number of GPUs. ``other`` holds bf16 copies of fp32
-    weights, gathered and dequantized blocks, communication buckets, the runtime and ``HEADROOM``.
+    (nf4, double quantization) or 1 (int8). DeepSpeed holds weights in bf16 and adds gradients up in fp32; with offload those are in
+    host memory with the states. A sharded term is divided by the number of GPUs. ``other`` holds bf16 copies of fp32 weights,
+    gathered and dequantized blocks, communication buckets, the runtime and ``HEADROOM``.
 
     ``total`` is the sum: gradients counted throughout, as when micro-batches accumulate. See ``expected_peak``.
 
@@ -60,24 +67,27 @@ def estimate_memory(shape: ModelShape, setup: Setup, layout: Layout, *, gpu: boo
     """
     trained, n, strategy = trained_parameters(setup, shape), layout.gpus, layout.strategy
     sharded = strategy in ("fsdp2", "zero3", "offload")
-    deepspeed = strategy in ("zero2", "zero3", "offload")
+    deepspeed = strategy in DEEPSPEED
     value = 4 if setup.precision == "fp32" else 2
     kept = _full_bytes(setup, deepspeed) if setup.full else 4
     weights = float(shape.parameters * kept) if setup.full else _frozen_bytes(shape, setup) + trained * 4
     weights += (reference_copies(setup) * shape.parameters + setup.teacher) * value
-    gradients = float(trained * kept)
+    gradients = float(trained * (4 if deepspeed else kept))
     states = trained * (STATE_BYTES[setup.optimizer] + (MASTER_BYTES if kept == 2 and deepspeed else 0))
     working = _working_bytes(shape, setup, layout, trained, sharded)
     weights /= n if sharded else 1
     gradients /= n if sharded or strategy == "zero2" else 1
     states /= n if sharded or strategy == "zero2" else 1
-    states = 0.0 if strategy == "offload" else states
+    if strategy == "offload":
+        # ZeRO-3 makes its gradient buffer on the optimizer's device (DeepSpeed 0.19, stage3.py, grad_partitions_flat_buffer).
+        gradients = states = 0.0
 
     tokens = layout.micro_batch * layout.length
+    masked = takes_mask(shape, setup) if layout.masked is None else layout.masked
     activations = activation_bytes(
-        shape, setup, tokens, layout.length, checkpointing=layout.checkpointing, masked=layout.masked
+        shape, setup, tokens, layout.length, checkpointing=layout.checkpointing, masked=masked
     )
-    logits = logits_bytes(shape, setup, max(1, round(tokens * layout.labelled)), chunked=not sharded)
+    logits = logits_bytes(shape, setup, max(1, round(tokens * layout.labelled)), whole_layer=not sharded)
     terms = [round(term / GB, 4) for term in (weights, gradients, states, activations, logits)]
     other = round(CONTEXT_GB[gpu] + working / GB + HEADROOM * (sum(terms) + working / GB), 4)
     return MemoryEstimate(
@@ -100,15 +110,6 @@ def expected_peak(memory: MemoryEstimate, accumulation: int) -> float:
     return round(memory.total - min(memory.gradients, memory.activations + memory.logits), 4)
 
 
-def host_gb(shape: ModelShape, setup: Setup, layout: Layout) -> float:
-    """Gigabytes of host memory of the whole job that hold states: paged ones, and those that offload moves."""
-    trained = trained_parameters(setup, shape)
-    if layout.strategy == "offload":
-        return trained * (MASTER_BYTES + STATE_BYTES["adamw"]) / GB
-    paged = {"paged_adamw_8bit": STATE_BYTES["adamw_8bit"], "paged_adamw_32bit": STATE_BYTES["adamw"]}
-    return trained * paged.get(setup.optimizer, 0.0) * layout.gpus / GB
-
-
 def _full_bytes(setup: Setup, deepspeed: bool) -> int:
     bf16 = setup.precision == "bf16" and (setup.weights == "bf16" or deepspeed)
     return 2 if bf16 else 4
@@ -118,7 +119,7 @@ def _frozen_bytes(shape: ModelShape, setup: Setup) -> float:
     value = 4 if setup.precision == "fp32" else 2
     if setup.quantization == "none":
         return shape.parameters * value
-    matrices = shape.block_matrices
+    matrices = shape.quantizable
     return matrices * QUANTIZED_BYTES[setup.quantization] + (shape.parameters - matrices) * value
 
 
@@ -136,13 +137,13 @@ def _working_bytes(shape: ModelShape, setup: Setup, layout: Layout, trained: int
         working += 2 * (shape.block_matrices + shape.vocabulary * shape.hidden)
     if layout.strategy == "ddp":
         working += trained * (2 if setup.full and setup.weights == "bf16" else 4)
-    if layout.strategy == "zero2":
-        working += 2 * 5e8 * 2
+    if layout.strategy in DEEPSPEED:
+        working += _BUCKETS_GB * GB
     if setup.quantization != "none":
         working += 2 * 2 * largest
     if setup.qat != "none":
         # Every matrix twice more in its own type and the scales of groups of 32, kept from forward to backward pass: autograd saved
         # 8.25 bytes per fp32 weight (torchao 0.18, counted by saved_tensors_hooks).
         value = 4 if setup.precision == "fp32" or (setup.full and setup.weights == "fp32") else 2
-        working += (2 * value + 0.25) * shape.block_matrices
+        working += (2 * value + 0.25) * shape.quantizable
     return working

@@ -12,7 +12,8 @@ from ftplatform.core.recipe import Strategy
 from ftplatform.core.strategies import strategy_allows
 from ftplatform.planning.calibration import Envelope
 from ftplatform.planning.hardware import Hardware, HardwareCatalogue
-from ftplatform.planning.memory import Layout, estimate_memory, host_gb
+from ftplatform.planning.host import host_need
+from ftplatform.planning.memory import Layout, estimate_memory
 from ftplatform.planning.setup import Setup
 from ftplatform.planning.shapes import ModelShape
 from ftplatform.planning.speed import hours
@@ -67,6 +68,8 @@ class Option:
     """What it breaks."""
     why_not: str = ""
     """The same as a sentence; empty for an option that works."""
+    excess: float = 1.0
+    """What it needs of what it breaks, over what there is; 1 and less for what works."""
 
     @property
     def name(self) -> str:
@@ -193,15 +196,17 @@ def _option(
         duration = (duration[0], round(duration[1] * SPOT_DELAY, 6))
     rate = device.hourly(gpus=gpus, spot=interruptible)
     need = memory.total * correction
-    host, has = host_gb(work.shape, setup, layout), device.kubernetes.memory_gb * gpus
+    # Without a GPU the device's memory is the host's.
+    beside = device.kubernetes.memory_gb if device.is_gpu else device.memory_gb
+    host, has = host_need(work.shape, setup, layout, nodes), beside * math.ceil(gpus / nodes)
     why = ""
     if need > available:
         how = "and activation checkpointing" if layout.checkpointing else "without activation checkpointing"
-        why = f"needs {need:.1f} GB a GPU with micro-batch 1 {how}, and {gpu} has {available:g} GB" + _states(
-            setup, memory
-        )
-    elif host > has:
-        why = f"keeps {host:.0f} GB of optimizer states in host memory, and {gpus} x {gpu} come with {has:.0f} GB"
+        why = f"needs {need:.1f} GB a GPU with micro-batch 1 {how}, and {gpu} has {available:g} GB"
+        why += _most(work.shape, setup, memory)
+    elif host.gb > has:
+        node = f"{math.ceil(gpus / nodes)} x {gpu}" + (" of a node" if nodes > 1 else "")
+        why = f"needs {host.gb:.0f} GB of host memory {host.what}, and {node} come with {has:.0f} GB"
     return Option(
         setup=setup,
         gpu=gpu,
@@ -215,17 +220,31 @@ def _option(
         spot=interruptible,
         limit="memory" if why else "",
         why_not=why,
+        excess=max(need / available, host.gb / has),
     )
 
 
-def _states(setup: Setup, memory: MemoryEstimate) -> str:
-    if not setup.full:
-        return f" (the base weights alone are {memory.weights:.1f} GB)"
+def _most(shape: ModelShape, setup: Setup, memory: MemoryEstimate) -> str:
+    """What takes most of the memory; of full weights all that AdamW keeps for them counts as one."""
     states = memory.weights + memory.gradients + memory.optimizer
+    terms = {
+        "activations": (memory.activations, "activations"),
+        "logits": (memory.logits, f"logits over {shape.vocabulary:,} tokens"),
+        "other": (memory.other, "gathered or rounded copies and buffers"),
+    }
+    if setup.full:
+        terms["weights"] = (states, "weights, gradients and optimizer states")
+    else:
+        terms["weights"] = (memory.weights, "the base weights")
+    largest = max(terms, key=lambda name: terms[name][0])
+    size, what = terms[largest]
+    if largest != "weights" or not setup.full:
+        return f" (most of it is {what}, {size:.1f} GB)"
     which = "AdamW in mixed precision" if (setup.optimizer, setup.weights) == ("adamw", "fp32") else setup.words
-    what = (
-        "weights, gradients and optimizer states"
-        if memory.optimizer
-        else "weights and gradients, with its states in the host"
-    )
+    if not memory.optimizer:
+        what = (
+            "weights, with gradients and states in the host"
+            if not memory.gradients
+            else "weights and gradients, with its states in the host"
+        )
     return f": {which} takes {states:.1f} GB for {what}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -35,8 +36,12 @@ class Request:
     """Tokens per packed sequence."""
     epochs: float | None = None
     """None takes three for less than 10 million tokens, two for less than 100 million, else one."""
+    max_steps: int | None = None
+    """Optimizer steps; wins over ``epochs``."""
+    learning_rate: float | None = None
+    """Peak; None takes what ``rates.learning_rate`` says."""
     positions: float | None = None
-    """Positions of one sequence per unit over all steps, where they are counted already; None: from tokens and epochs."""
+    """Positions of one sequence per unit over all steps, where they are counted already; None: from steps, or tokens and epochs."""
     batch: int | None = None
     """Packed sequences per optimizer step; None chooses."""
     setups: tuple[Setup, ...] = ()
@@ -58,6 +63,8 @@ class Request:
     engine: Engine = "vllm"
     labelled: float = 1.0
     """Share of positions that carry loss."""
+    why_length: str = ""
+    """Why sequences have this length, as a sentence; empty where it was asked for."""
 
     @property
     def all_epochs(self) -> float:
@@ -83,12 +90,14 @@ class Request:
                 batch *= 2
             while batch > 4 and self.tokens * self.all_epochs / (batch * self.length) < LEAST_STEPS:
                 batch //= 2
-            # Every GPU needs a sequence of its own.
-            batch = max(batch, self.gpus or 1)
+            # Every GPU takes the same number of sequences, at least one.
+            batch = math.ceil(batch / (self.gpus or 1)) * (self.gpus or 1)
             if self.shape.parameters > 3e10 and self.gpus is None:
                 # Models that may need four nodes get a batch that four nodes can divide.
                 batch = max(batch, 32)
         positions = self.positions or self.tokens * self.all_epochs / FILL
+        if self.max_steps and not self.positions:
+            positions = float(self.max_steps * batch * self.length)
         return Work(self.shape, positions, self.length, batch, self.labelled)
 
 
@@ -112,11 +121,3 @@ def candidates(request: Request) -> tuple[tuple[Setup, ...], str]:
     if request.target == "quality":
         return adapters, f"{said}: an adapter learns that as well as full weights do, and forgets less."
     return adapters, f"{said}: an adapter is enough, and full weights would cost several times its memory."
-
-
-def learning_rate(setup: Setup, shape: ModelShape) -> float:
-    """Peak learning rate. Full weights: 2e-5 below 10 billion weights, 1e-5 above, as the base models' own recipes; LoRA ten times as
-    much (Schulman et al. 2025); the few weights of prompt, prefix and IA3 more still (Lester et al. 2021, Liu et al. 2022).
-    """
-    full = 2e-5 if shape.parameters < 1e10 else 1e-5
-    return {"full": full, "lora": 10 * full, "ia3": 5e-3, "prefix": 1e-2, "prompt": 3e-2}[setup.parameterisation]

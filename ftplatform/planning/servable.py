@@ -11,7 +11,7 @@ from ftplatform.planning.setup import Setup
 
 Engine = Literal["vllm", "embedded"]
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values of vLLM's ``--max-lora-rank``: an adapter of another rank would be padded to the next, at that one's cost."""
+"""Values of vLLM's ``--max-lora-rank``, 16 by default. It loads adapters of every rank up to the flag's, each in the flag's room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Servable:
 def servable(setup: Setup, engine: Engine = "vllm") -> Servable:
     """Ask the rules of ``engine``.
 
-    vLLM loads LoRA without DoRA, bias or extra modules and in certain ranks; prompt adapters were removed from it, and it has no
+    vLLM loads LoRA without DoRA, bias or extra modules, up to its largest rank; prompt adapters were removed from it, and it has no
     prefix or IA3. Full weights are a model of their own. The embedded engine takes LoRA without DoRA, IA3, prefix, prompt, and LoRA
     below the last two.
     """
@@ -54,15 +54,17 @@ def servable(setup: Setup, engine: Engine = "vllm") -> Servable:
     if lora.use_dora:
         fixes.append("vLLM refuses DoRA: use plain LoRA, or rsLoRA")
         lora = lora.model_copy(update={"use_dora": False})
-    if lora.rank * factor not in VLLM_RANKS:
-        higher = [rank // factor for rank in VLLM_RANKS if rank >= lora.rank * factor and rank % factor == 0]
-        rank = higher[0] if higher else VLLM_RANKS[-1] // factor
+    doubled = f" (PiSSA of rank {lora.rank} is saved with twice the rank)" if factor == 2 else ""
+    if lora.rank * factor > VLLM_RANKS[-1]:
+        rank = VLLM_RANKS[-1] // factor
         fixes.append(
-            f"vLLM does not accept rank {lora.rank * factor}"
-            + (f" (PiSSA of rank {lora.rank} is saved with twice the rank)" if factor == 2 else "")
-            + f": it accepts {', '.join(map(str, VLLM_RANKS))}; the next is rank {rank}"
+            f"vLLM does not accept rank {lora.rank * factor}{doubled}: it accepts at most {VLLM_RANKS[-1]}; the nearest is rank {rank}"
         )
         lora = lora.model_copy(update={"rank": rank, "alpha": lora.alpha * rank / lora.rank})
     if fixes:
         return Servable(False, "; ".join(fixes), replace(setup, lora=lora))
-    return Servable(True, f"vLLM serves LoRA of rank {lora.rank * factor}")
+    flag = next(rank for rank in VLLM_RANKS if rank >= lora.rank * factor)
+    return Servable(
+        True,
+        f"vLLM serves LoRA of rank {lora.rank * factor}{doubled} where it was started with --max-lora-rank {flag} or more",
+    )

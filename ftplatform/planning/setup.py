@@ -7,7 +7,7 @@ from typing import Literal
 
 from ftplatform.core.errors import PlanRefused
 from ftplatform.core.methods import find_method
-from ftplatform.core.recipe import LoraConfig, Optimizer, Parameterisation, Recipe
+from ftplatform.core.recipe import ATTENTION_AND_MLP, LoraConfig, Optimizer, Parameterisation, Recipe
 from ftplatform.planning.shapes import Linear, ModelShape
 
 STATE_BYTES: dict[Optimizer, float] = {
@@ -63,7 +63,7 @@ class Setup:
             virtual_tokens=training.virtual_tokens,
             frozen_layers=training.frozen_layers,
             frozen_embeddings=training.frozen_embeddings,
-            modules=recipe.lora.target_modules,
+            modules=None if set(recipe.lora.target_modules) == set(ATTENTION_AND_MLP) else recipe.lora.target_modules,
             group=recipe.method_options.get("group_size", 1),
         )
 
@@ -120,7 +120,7 @@ def targeted(setup: Setup, shape: ModelShape) -> list[tuple[Linear, int]]:
         PlanRefused: a module or block that the model does not have.
     """
     if setup.parameterisation == "ia3":
-        return shape.selected(_IA3)
+        return shape.selected(_IA3, "IA3")
     if setup.parameterisation != "lora":
         return []
     lora = setup.lora or LoraConfig()
@@ -136,6 +136,14 @@ def targeted(setup: Setup, shape: ModelShape) -> list[tuple[Linear, int]]:
     if lora.layers_to_transform:
         return [(linear, min(blocks, len(set(lora.layers_to_transform)))) for linear, blocks in chosen]
     return chosen
+
+
+def resolved_lora(recipe: Recipe, shape: ModelShape) -> LoraConfig:
+    """The recipe's LoRA with the names of its layers in this model, as PEFT has to be told them."""
+    setup = Setup.from_recipe(recipe)
+    if recipe.parameterisation != "lora" or setup.modules is not None:
+        return recipe.lora
+    return recipe.lora.model_copy(update={"target_modules": shape.targets})
 
 
 def trained_parameters(setup: Setup, shape: ModelShape) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ftplatform.core.methods import find_method
+from ftplatform.core.strategies import DEEPSPEED
 from ftplatform.planning.calibration import Envelope
 from ftplatform.planning.flops import token_flops
 from ftplatform.planning.hardware import Hardware
@@ -80,11 +81,13 @@ def _seconds_per_step(shape: ModelShape, setup: Setup, layout: Layout, device: H
         seconds = 0.0
     else:
         trained = trained_parameters(setup, shape)
+        # DeepSpeed sums gradients over the processes in fp32, and gathers weights in bf16 (training/distributed/zero_config.py).
+        gradient = 4 if strategy in DEEPSPEED else 2
         if strategy in ("ddp", "zero2"):
-            payload = 2 * 2 * trained
+            payload = (gradient + 2) * trained
         else:
             # Weights are gathered for each pass of each micro-batch; gradients are scattered alike.
-            payload = layout.accumulation * (2 * 2 * shape.parameters + 2 * trained)
+            payload = layout.accumulation * (2 * 2 * shape.parameters + gradient * trained)
         seconds = payload * (n - 1) / n / (one_way * 1e9)
     if strategy == "offload":
         seconds += trained_parameters(setup, shape) / n * (4 + 4 + 8) * 2 / (OFFLOAD_GB_S * 1e9)
