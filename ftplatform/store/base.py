@@ -7,9 +7,10 @@ it names, so a half-written thing is never visible. A tree is an object that lis
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from ftplatform.core.digests import canonical_json, digest_bytes, digest_file
 from ftplatform.core.errors import Conflict, CorruptObject, InvalidKey, NotFound
 from ftplatform.core.frozen import Frozen
 
+BLOCK = 1 << 25
+"""Bytes of an object that are in memory at a time where it is copied or checked: a request to S3 takes as long as 1 MB of it."""
 _DOC_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@=-]{0,127}")
 
 
@@ -45,6 +48,9 @@ class Blobs(Protocol):
 
     def get(self, name: str) -> bytes:
         """Raises NotFound."""
+
+    def part(self, name: str, start: int, size: int) -> bytes:
+        """At most ``size`` bytes from ``start`` on, none behind the end; raises NotFound."""
 
     def get_path(self, name: str) -> Path:
         """A local, read-only file with the content; raises NotFound."""
@@ -98,11 +104,34 @@ class ObjectStore:
         """
         data = self._blobs.get(_object_name(digest))
         if digest_bytes(data) != digest:
-            raise CorruptObject(
-                f"object {digest}: the stored bytes do not match their digest; delete {_object_name(digest)} from the store and "
-                "materialize its asset again, or restore it from a backup (a retry does not help)"
-            )
+            raise _corrupt(digest)
         return data
+
+    def blocks(self, digest: str) -> Iterator[bytes]:
+        """The object's bytes in blocks of ``BLOCK``, for objects larger than memory; the digest is checked after the last.
+
+        Raises:
+            NotFound: no such object.
+            CorruptObject: after the last block, the bytes stored under the digest are others.
+        """
+        name, found, start = _object_name(digest), hashlib.sha256(), 0
+        while block := self._blobs.part(name, start, BLOCK):
+            found.update(block)
+            start += len(block)
+            yield block
+            if len(block) < BLOCK:
+                break
+        if found.hexdigest() != digest:
+            raise _corrupt(digest)
+
+    def sound(self, digest: str) -> bool:
+        """Whether the bytes stored under the digest are its own. Raises NotFound."""
+        try:
+            for _ in self.blocks(digest):
+                pass
+        except CorruptObject:
+            return False
+        return True
 
     def get_json(self, digest: str) -> Any:
         return json.loads(self.get_bytes(digest))
@@ -133,17 +162,28 @@ class ObjectStore:
     def tree(self, digest: str) -> Tree:
         return Tree.model_validate(self.get_json(digest))
 
-    def fetch_tree(self, digest: str, into: Path) -> Path:
-        """Lay the tree out below ``into`` (made when absent) as copies of its files and return ``into``.
+    def fetch_tree(self, digest: str, into: Path, without: Collection[str] = ()) -> Path:
+        """Lay the tree out below ``into`` (made when absent) as copies of its files, all but ``without``; return ``into``.
 
         Copies rather than links, because a library that writes into its model folder would otherwise change the store.
+
+        Raises:
+            NotFound, CorruptObject: the tree or one of its files; files before it are there.
         """
         for file in self.tree(digest).files:
+            if file.path in without:
+                continue
             target = into / file.path
             if not target.resolve().is_relative_to(into.resolve()):
                 raise CorruptObject(f"tree {digest} names {file.path!r}, which lies outside its folder; refused")
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(self.get_bytes(file.digest))
+            try:
+                with target.open("wb") as stream:
+                    for block in self.blocks(file.digest):
+                        stream.write(block)
+            except (CorruptObject, NotFound):
+                target.unlink()
+                raise
         return into
 
     # Documents
@@ -170,6 +210,13 @@ class ObjectStore:
 
     def delete_doc(self, name: str) -> None:
         self._blobs.delete(_doc_name(name))
+
+
+def _corrupt(digest: str) -> CorruptObject:
+    return CorruptObject(
+        f"object {digest}: the stored bytes do not match their digest; delete {_object_name(digest)} from the store and "
+        "materialize its asset again, or restore it from a backup (a retry does not help)"
+    )
 
 
 def _object_name(digest: str) -> str:

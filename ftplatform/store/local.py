@@ -26,6 +26,11 @@ class LocalBlobs:
     def get(self, name: str) -> bytes:
         return self.get_path(name).read_bytes()
 
+    def part(self, name: str, start: int, size: int) -> bytes:
+        with self.get_path(name).open("rb") as stream:
+            stream.seek(start)
+            return stream.read(size)
+
     def get_path(self, name: str) -> Path:
         path = self._root / name
         if not path.is_file():

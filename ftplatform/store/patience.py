@@ -95,6 +95,9 @@ class PatientBlobs:
     def get(self, name: str) -> bytes:
         return self._try(lambda: self._blobs.get(name))
 
+    def part(self, name: str, start: int, size: int) -> bytes:
+        return self._try(lambda: self._blobs.part(name, start, size))
+
     def get_path(self, name: str) -> Path:
         return self._try(lambda: self._blobs.get_path(name))
 
