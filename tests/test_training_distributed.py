@@ -59,6 +59,7 @@ def test_sharded_strategies_refuse_what_they_cannot_divide_and_say_what_can(stra
     ):
         assert "use ddp" in refused
     assert bool(strategy_allows("dpo", "lora", "none", strategy)) == (strategy in ("zero3", "offload"))
+    assert bool(strategy_allows("reward", "full", "none", strategy)) == (strategy in ("zero3", "offload"))
     assert strategy_allows("grpo", "lora", "nf4", "ddp") == ""
 
 

@@ -25,7 +25,7 @@ from ftplatform.training import attention
 from ftplatform.training.attention import BY_DOCUMENT, Documents, by_document, documents_of, engage_attention
 from ftplatform.training.loss import LabelledLogits
 from ftplatform.training.model import save_weights, trainable_model
-from ftplatform.training.shards import IGNORED, Rows
+from ftplatform.training.shards import IGNORED, Rows, labelled_positions
 
 SMALL = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -96,10 +96,11 @@ def test_no_token_sees_another_document() -> None:
     net, part = model("llama").eval(), rows()
     engage_attention(net, "fp32")
     with LabelledLogits(net) as labelled:
-        before = labelled.packed_logits(net, part)
+        places = labelled_positions(part.targets)
+        before = labelled.packed(net, part, places).values
         changed = Rows(part.input_ids.clone(), part.targets, part.position_ids)
         changed.input_ids[:, 0] = 5
-        after = labelled.packed_logits(net, changed)
+        after = labelled.packed(net, changed, places).values
     row, column = (part.targets != IGNORED).nonzero().T
     first = torch.where(row == 0, column < 20, column < 7)
     assert torch.equal(before[~first], after[~first])

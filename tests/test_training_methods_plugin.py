@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,9 @@ from training_support import store_in, tiny_spec
 from ftplatform.core import methods
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.graders import StringCheck, TextSimilarity
+from ftplatform.core.payload import PayloadSpec
 from ftplatform.core.recipe import Recipe, parse_recipe
+from ftplatform.launchers import LocalLauncher
 from ftplatform.training.methods.grading import Answer, fill, open_graders, string_check, text_similarity
 
 PLUG_IN = {
@@ -75,6 +80,58 @@ def test_a_method_of_an_installed_package_is_planned_and_trained(tmp_path: Path)
     result = run(spec, tmp_path)
     assert result.outcome == "done", result.message
     assert "rewards/margins" in records(tmp_path, result)[0]
+
+
+PROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "coin"
+version = "1.0"
+
+[project.entry-points."ftplatform.methods"]
+coin = "coin_method:INFO"
+
+[tool.setuptools]
+py-modules = ["coin_method", "coin_training"]
+"""
+
+
+@pytest.mark.slow
+def test_a_package_that_pip_installed_trains_in_a_payload_that_was_launched(tmp_path: Path) -> None:
+    """Built and installed offline, found by the payload's interpreter alone: this process never sees it."""
+    package, site = tmp_path / "package", tmp_path / "site"
+    package.mkdir()
+    (package / "pyproject.toml").write_text(PROJECT)
+    for name in ("coin_method.py", "coin_training.py"):
+        (package / name).write_text(PLUG_IN[name])
+    offline = [
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--disable-pip-version-check",
+        "--root-user-action=ignore",
+    ]
+    install = [sys.executable, "-m", "pip", "install", *offline, "--target", str(site), str(package)]
+    subprocess.run(install, check=True, env=os.environ | {"PIP_CONFIG_FILE": os.devnull}, cwd=tmp_path)
+    path = f"PYTHONPATH={site}{os.pathsep}{Path(methods.__file__).parents[2]}"
+
+    def with_package(spec: PayloadSpec, place: Path) -> list[str]:
+        return ["/usr/bin/env", path, sys.executable, "-m", "ftplatform.training", str(place)]
+
+    spec, store = tiny_spec(tmp_path, steps=4), store_in(tmp_path)[1]
+    shards = {"train": (stored(store, tmp_path, flat(pairs(8, 0))),)}
+    spec = spec.model_copy(update={"method": "coin", "options": {"strength": 3.0}, "shards": shards})
+    with_it, without = LocalLauncher(tmp_path / "a", command=with_package), LocalLauncher(tmp_path / "b")
+    result = with_it.wait(with_it.submit(spec), lambda line: None, lambda: False, poll=0.1)
+    assert result.outcome == "done", result.message
+    assert "rewards/margins" in records(tmp_path, result)[0]
+    other = spec.model_copy(update={"key": "b" * 64})
+    refused = without.wait(without.submit(other), lambda line: None, lambda: False, poll=0.1)
+    assert refused.outcome == "failed"
+    assert "there is no method 'coin'" in refused.message
 
 
 @pytest.mark.usefixtures("installed")

@@ -14,9 +14,9 @@ from methods_support import flat, kto, method_spec, pairs, prompts, records, run
 from training_support import store_in
 
 from ftplatform.core.payload import TrainSpec
-from ftplatform.store.payload_io import PayloadIO
 from ftplatform.training.methods.sampling import answer, uniforms
 from ftplatform.training.model import load_base
+from ftplatform.training.watch import Watch
 
 CURVE = ("step", "loss", "grad_norm", "learning_rate")
 GRADER = {"type": "text_similarity", "reference": "{{item.answer}}"}
@@ -45,20 +45,19 @@ def test_a_terminated_training_resumes_to_the_same_bits(
 ) -> None:
     whole = run(spec_of(tmp_path / "whole", method), tmp_path / "whole")
     spec = spec_of(tmp_path / "cut", method)
-    heartbeat, steps = PayloadIO.heartbeat, [0]
+    step_end = Watch.on_step_end
 
-    def terminating(io: PayloadIO, silent_for: float = 0.0) -> None:
-        heartbeat(io, silent_for)
-        steps[0] += not silent_for
-        if steps[0] == 8:
+    def terminating(watch: Watch, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if state.global_step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
+        step_end(watch, args, state, control, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PayloadIO, "heartbeat", terminating)
+        patch.setattr(Watch, "on_step_end", terminating)
         first = run(spec, tmp_path / "cut", 1)
     assert first.outcome == "preempted", first.message
     second = run(spec, tmp_path / "cut", 2)
-    assert 0 < second.resumed_from == first.numbers["steps"] < 8
+    assert second.resumed_from == first.numbers["steps"] == 4
     assert second.artifacts["weights"] == whole.artifacts["weights"]
     curves = [
         [[one[name] for name in CURVE] for one in records(tmp_path / name, result)]

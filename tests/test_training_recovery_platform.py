@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from platform_support import Bench
+from sqlalchemy.exc import OperationalError
 from test_line_assets import DATASET, bench  # noqa: F401 - a fixture
 from test_line_assets import _recipe as tiny_recipe
 from test_training_recovery import losses, said, wide_spec
@@ -25,6 +26,7 @@ from training_support import store_in, tiny_spec
 
 from ftplatform.assets import LINE
 from ftplatform.assets.payloads import Diverged, attempts_of, run_payload
+from ftplatform.catalog.jobs import Jobs
 from ftplatform.core.errors import PayloadFailed
 from ftplatform.core.payload import PayloadResult, PayloadSpec, StoreAddress, TrainSpec
 from ftplatform.launchers import Handle, LocalLauncher, Running
@@ -63,7 +65,7 @@ class Scripted:
         self.specs.append(spec)
         return Handle(spec.kind, spec.key, len(self.specs), self.folder)
 
-    def wait(self, handle: Handle, on_progress: Any, should_cancel: Any) -> PayloadResult:
+    def wait(self, handle: Handle, on_progress: Any, should_cancel: Any, **rest: Any) -> PayloadResult:
         return self.results[handle.attempt - 1]
 
 
@@ -117,7 +119,7 @@ def test_preemptions_that_bring_the_training_further_are_endless_and_fruitless_o
     assert len(attempts_of(parts, JOB, spec.key)) == 3
 
     class Committing(Scripted):
-        def wait(self, handle: Handle, on_progress: Any, should_cancel: Any) -> PayloadResult:
+        def wait(self, handle: Handle, on_progress: Any, should_cancel: Any, **rest: Any) -> PayloadResult:
             name = f"checkpoints/{'d' * 64}/step-{handle.attempt:08d}"
             parts.store.put_doc(name, {"tree": "", "step": handle.attempt, "attempt": handle.attempt})
             return super().wait(handle, on_progress, should_cancel)
@@ -126,6 +128,25 @@ def test_preemptions_that_bring_the_training_further_are_endless_and_fruitless_o
     result, _, _ = drive(spec.model_copy(update={"key": "d" * 64}), moving)
     assert isinstance(result, PayloadResult)
     assert result.numbers["attempts"] == 10
+
+
+def test_a_catalog_that_is_away_is_said_and_the_payload_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asking(Scripted):
+        def wait(self, handle: Handle, on_progress: Any, should_cancel: Any, **rest: Any) -> PayloadResult:
+            assert not should_cancel()
+            return super().wait(handle, on_progress, should_cancel)
+
+    def away(jobs: Jobs, job: str) -> bool:
+        raise OperationalError("select", {}, ConnectionRefusedError("nobody there"))
+
+    monkeypatch.setattr(Jobs, "wants_cancel", away)
+    done = PayloadResult(outcome="done", message="6 steps")
+    result, log, parts = drive(tiny_spec(tmp_path), Asking(tmp_path, done))
+    assert isinstance(result, PayloadResult)
+    assert "the catalog is away for the moment (nobody there); the payload goes on" in log
+    assert [row["outcome"] for row in attempts_of(parts, JOB, "a" * 64)] == ["done"]
 
 
 def test_a_divergence_is_an_error_in_the_log_and_carries_its_figures(tmp_path: Path) -> None:

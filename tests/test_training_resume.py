@@ -15,7 +15,7 @@ from training_support import store_in, tiny_spec
 from ftplatform.core.payload import PayloadResult, TrainSpec
 from ftplatform.launchers import Handle, LocalLauncher, Running
 from ftplatform.launchers.environment import MARK
-from ftplatform.launchers.processes import marked, send
+from ftplatform.launchers.processes import environment, marked, send
 
 STEPS = 200
 CURVE = ("step", "loss", "grad_norm", "learning_rate")
@@ -25,16 +25,21 @@ def finish(local: LocalLauncher, handle: Handle) -> PayloadResult:
     return local.wait(handle, lambda progress: None, lambda: False, poll=0.1)
 
 
+def until_step(local: LocalLauncher, handle: Handle, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while not (isinstance(status := local.status(handle), Running) and status.progress.get("step", 0) >= step):
+        assert time.monotonic() < deadline
+        assert isinstance(status, Running), status
+        time.sleep(0.02)
+
+
 def kill(local: LocalLauncher, handle: Handle, *, delay: float, in_checkpoint: bool) -> None:
     """kill -9 of all its processes: ``delay`` seconds after the first step, or as soon as a later checkpoint is being
     written.
     """
     checkpoints = handle.folder / "work" / "checkpoints"
+    until_step(local, handle, 1)
     deadline = time.monotonic() + 120
-    while not (isinstance(status := local.status(handle), Running) and status.progress.get("step", 0) >= 1):
-        assert time.monotonic() < deadline
-        assert isinstance(status, Running), status
-        time.sleep(0.02)
     if in_checkpoint:
         while not any(int(path.name.rpartition("-")[2]) >= 40 for path in checkpoints.glob("checkpoint-*")):
             assert time.monotonic() < deadline
@@ -103,15 +108,55 @@ def test_ten_kills_out_of_ten_resume_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_sigterm_commits_a_checkpoint_and_the_next_attempt_goes_on_from_it(tmp_path: Path) -> None:
     local = LocalLauncher(tmp_path / "payloads")
-    spec = tiny_spec(tmp_path, kind="full", steps=3000, checkpoint_every=1000)
-    handle = local.submit(spec)
-    result = local.wait(
-        handle,
-        lambda progress: None,
-        lambda: isinstance(status := local.status(handle), Running) and status.progress.get("step", 0) >= 1,
-        poll=0.1,
-    )
+    steps = {"steps": 400, "checkpoint_every": 1000}
+    whole = local.submit(tiny_spec(tmp_path, "b" * 64, kind="full", **steps))
+    spec = tiny_spec(tmp_path, kind="full", **steps)
+    first = local.submit(spec)
+    until_step(local, first, 1)
+    result = local.wait(first, lambda progress: None, lambda: True, poll=0.1)
     assert result.outcome == "preempted", result.message
     documents = store_in(tmp_path)[1].list_docs(f"checkpoints/{spec.key}")
     assert len(documents) == 1
-    assert f"terminated at step {int(documents[0][-8:])} of 3000" in result.message
+    step = int(documents[0][-8:])
+    assert f"terminated at step {step} of 400" in result.message
+    resumed, undisturbed = finish(local, local.submit(spec)), finish(local, whole)
+    assert (resumed.outcome, resumed.resumed_from) == ("done", step), resumed.message
+    assert resumed.artifacts["weights"] == undisturbed.artifacts["weights"]
+    assert curve(spec, tmp_path, resumed) == curve(spec, tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("receiver", ["rank 1", "torchrun"])
+def test_sigterm_to_a_part_of_two_ranks_ends_both_at_one_checkpoint_and_costs_no_bit(
+    tmp_path: Path, receiver: str
+) -> None:
+    """DDP over gloo, dropout on: what only one rank hears is agreed on, and each rank's random state comes back."""
+    local = LocalLauncher(tmp_path / "payloads")
+
+    def together(key: str) -> TrainSpec:
+        spec = tiny_spec(tmp_path, key * 64, kind="full", steps=300, checkpoint_every=1000)
+        return spec.model_copy(update={"processes": 2, "strategy": "ddp", "accumulation": 1})
+
+    undisturbed = finish(local, local.submit(together("a")))
+    assert undisturbed.outcome == "done", undisturbed.message
+    spec = together("b")
+    first = local.submit(spec)
+    until_step(local, first, 1)
+    everyone = [
+        p for p in marked(MARK, str(first.folder)) if receiver == "torchrun" or environment(p).get("RANK") == "1"
+    ]
+    send(min(everyone, key=lambda process: process.pid), signal.SIGTERM)
+    lost = finish(local, first)
+    assert lost.outcome == "preempted", lost.message + local.logs(first, last=40)
+    store = store_in(tmp_path)[1]
+    (document,) = store.list_docs(f"checkpoints/{spec.key}")
+    step = int(document[-8:])
+    assert f"terminated at step {step} of 300" in lost.message
+    files = {file.path for file in store.tree(store.get_doc(document)["tree"]).files}
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= files
+    assert marked(MARK, str(first.folder)) == []
+    resumed = finish(local, local.submit(spec))
+    assert (resumed.outcome, resumed.resumed_from) == ("done", step), resumed.message
+    assert resumed.artifacts["weights"] == undisturbed.artifacts["weights"]
+    assert curve(spec, tmp_path, resumed) == curve(spec, tmp_path, undisturbed)

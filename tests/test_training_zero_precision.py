@@ -42,9 +42,7 @@ print(json.dumps(deepspeed.utils.safe_get_full_fp32_param(model.weight).flatten(
 @pytest.mark.parametrize("strategy", ["zero2", "zero3"])
 def test_many_micro_batches_add_up(tmp_path: Path, strategy: str) -> None:
     spec = tiny_spec(tmp_path, "a" * 64, kind="full")
-    training = spec.training.model_copy(
-        update={"precision": "bf16", "batch_size": MICRO_BATCHES, "max_grad_norm": 1e6}
-    )
+    training = spec.training.model_copy(update={"precision": "bf16", "batch_size": MICRO_BATCHES, "max_grad_norm": 1e6})
     spec = spec.model_copy(
         update={"training": training, "strategy": strategy, "micro_batch": 1, "accumulation": MICRO_BATCHES}
     )

@@ -281,7 +281,7 @@ def _checks(metrics: list[dict[str, Any]], numbers: dict[str, float], run: LineR
     finite = bool(losses) and all(math.isfinite(loss) for loss in losses)
     tree = run.parts.store.tree(weights)
     matches = digest_json(tree.model_dump(mode="json")) == weights and all(
-        digest_bytes(run.parts.store.get_bytes(f.digest)) == f.digest for f in tree.files
+        run.parts.store.sound(file.digest) for file in tree.files
     )
     return [
         CheckResult(

@@ -9,10 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftplatform.core.payload import PayloadResult, PayloadSpec, TrainSpec
+from ftplatform.launchers.memory_events import KILLED
 
 MAX_ATTEMPTS = 3
 """Attempts in a row that may end without a newer committed checkpoint than the one they began with."""
+MAX_HOST_KILLS = 2
+"""Attempts in a row that the kernel may kill for the host's memory: the first may have had bad neighbours."""
 RETRIED = ("failed", "preempted")
+HOST_MEMORY = "the host's memory ran out, not the GPU's"
 
 
 def next_attempt(spec: PayloadSpec, outcome: PayloadResult, fruitless: int) -> PayloadSpec | None:
@@ -24,7 +28,24 @@ def next_attempt(spec: PayloadSpec, outcome: PayloadResult, fruitless: int) -> P
     if outcome.outcome == "out_of_memory" and isinstance(spec, TrainSpec):
         # A probe of less would be recorded as a measurement of what was asked.
         return None if spec.probe else smaller(spec)
-    return spec if outcome.outcome in RETRIED and fruitless < MAX_ATTEMPTS else None
+    allowed = MAX_HOST_KILLS if HOST_MEMORY in outcome.message else MAX_ATTEMPTS
+    return spec if outcome.outcome in RETRIED and fruitless < allowed else None
+
+
+def judged(spec: PayloadSpec, outcome: PayloadResult) -> PayloadResult:
+    """``outcome``, or ``failed`` for a training on GPUs that the kernel killed for the host's memory.
+
+    Half a micro-batch saves memory on the GPU: on the host lie weights that are loaded, optimizer states with offload, and
+    checkpoints. On a CPU both are one memory, and the ladder helps.
+    """
+    on_gpu = isinstance(spec, TrainSpec) and spec.peak_tflops is not None
+    if not on_gpu or outcome.outcome != "out_of_memory" or KILLED not in outcome.message:
+        return outcome
+    message = (
+        f"{HOST_MEMORY}, so a smaller micro-batch does not help: raise the pod's memory limit (kubernetes.memory_gb of its "
+        f"hardware), or choose fsdp2, zero3 or an adapter; a second such kill ends the job ({outcome.message})"
+    )
+    return outcome.model_copy(update={"outcome": "failed", "message": message})
 
 
 def smaller(spec: TrainSpec) -> TrainSpec | None:

@@ -38,6 +38,9 @@ def strategy_allows(
             f"{method} asks the starting model before the first step, when DeepSpeed's {strategy} cannot compute yet: "
             "use fsdp2 or ddp"
         )
+    if not info.answers and strategy in ("zero3", "offload"):
+        # "active_backward_submodules is empty during backward pass", DeepSpeed 0.19.8.
+        return f"DeepSpeed's {strategy} loses count of a model with a head of its own, as {method} trains: use fsdp2 or zero2"
     return ""
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+KILLED = "the kernel killed"
+"""How a launcher says so in an attempt's message; what follows such an attempt is decided by it."""
 _GROUPS = Path("/sys/fs/cgroup")
 
 

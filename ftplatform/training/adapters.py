@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from peft.tuners.ia3 import IA3Layer
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear, LoraLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig
@@ -30,6 +30,8 @@ OPTIMIZERS = {
     "paged_adamw_32bit": "paged_adamw_32bit",
 }
 """A recipe's ``training.optimizer`` -> ``optim`` of transformers' ``TrainingArguments``."""
+PISSA_SILENCE = 6 * 3600.0
+"""Seconds PiSSA may take without a sign of life: the singular vectors of a 7 B base take over an hour on one thread."""
 _IA3_TARGETS = ("k_proj", "v_proj", "down_proj")
 """Keys, values and the inner feed-forward activations, as in the paper (arXiv:2205.05638, section 3.3)."""
 _BLOCK = re.compile(r"\.layers\.(\d+)\.")
@@ -121,6 +123,9 @@ def add_adapter(model: Any, parameterisation: str, lora: recipe.LoraConfig, trai
         InvalidConfig: the model has no such modules or blocks, or something asked for did not engage.
     """
     config = peft_config(parameterisation, lora, training)
+    pissa = parameterisation == "lora" and lora.init_lora_weights == "pissa"
+    if pissa:
+        config.init_lora_weights = False
     try:
         virtual = parameterisation in ("prefix", "prompt")
         adapted = VirtualTokenModel(model, config) if virtual else get_peft_model(model, config)
@@ -130,10 +135,35 @@ def add_adapter(model: Any, parameterisation: str, lora: recipe.LoraConfig, trai
         _check_lora(adapted, lora)
     if parameterisation == "ia3" and not any(isinstance(module, IA3Layer) for module in adapted.modules()):
         raise InvalidConfig(f"ia3 did not engage on {type(model).__name__}: it has none of {', '.join(_IA3_TARGETS)}")
-    if lora.init_lora_weights == "pissa" and parameterisation == "lora":
+    if pissa:
+        config.init_lora_weights = "pissa"
+        start_from_principal_part(adapted)
         initial = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         adapted.pissa_initial = {name: tensor.detach().cpu().clone() for name, tensor in initial.items()}
     return adapted
+
+
+def start_from_principal_part(model: Any) -> None:
+    """PiSSA's start (arXiv:2404.02948, section 3) for every LoRA layer of ``model``, in place, a layer at a time.
+
+    PEFT computes singular vectors where the weight lies, which is the host until the training begins: seconds on a GPU,
+    minutes on one thread. A layer goes to the GPU and comes back, so that it takes a layer's memory there. Done after PEFT
+    has made A and B fp32, which it would round to a bf16 base's type otherwise.
+
+    Raises:
+        InvalidConfig: a layer that is not linear.
+    """
+    device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            if not isinstance(layer, Linear):
+                raise InvalidConfig(
+                    f"pissa is for linear layers, found is a {type(layer).__name__}: use default or gaussian"
+                )
+            home = layer.get_base_layer().weight.device
+            layer.to(device)
+            layer.pissa_init("default", "pissa")
+            layer.to(home)
 
 
 def keep_pissa_as_lora(model: Any, folder: Path) -> None:

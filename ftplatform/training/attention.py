@@ -7,7 +7,6 @@ row were one document. Here each document is a causal attention of its own. The 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,41 +18,22 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.training.masks import packed_mask
+from ftplatform.training.shards import Documents, documents_of
 
 BY_DOCUMENT = "by_document"
 """Name of this module's attention among transformers' own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Documents:
-    """Where the documents of packed rows [B, L] lie when the rows are put end to end."""
-
-    lengths: tuple[int, ...]
-    borders: torch.Tensor
-    """int32 [documents + 1]: the first token of each, and B * L."""
-
-    @property
-    def longest(self) -> int:
-        return max(self.lengths)
-
-
-def documents_of(position_ids: torch.Tensor) -> Documents:
-    """Documents of rows whose ``position_ids`` [B, L] start again at 0; a row begins a document whatever its first position."""
-    starts = position_ids == 0
-    starts[:, 0] = True
-    end = torch.tensor([starts.numel()], device=starts.device)
-    borders = torch.cat([starts.flatten().nonzero()[:, 0], end])
-    return Documents(tuple(borders.diff().tolist()), borders.int())
-
-
-def document_inputs(model: Any, position_ids: torch.Tensor) -> dict[str, Any]:
-    """What ``model`` takes besides ids and positions so that documents of packed rows [B, L] do not see each other."""
+def document_inputs(model: Any, position_ids: torch.Tensor, documents: Documents | None = None) -> dict[str, Any]:
+    """What ``model`` takes besides ids and positions so that documents of packed rows [B, L] do not see each other;
+    ``documents`` are those of ``position_ids``, where they are known.
+    """
     peft = getattr(model, "active_peft_config", None)
     name = str(model.config._attn_implementation)
     if (peft is not None and peft.is_prompt_learning) or not (name == BY_DOCUMENT or "flash" in name):
         # L * L bytes a row. Virtual tokens are no document's own: every document sees them.
         return {"attention_mask": packed_mask(model, position_ids)}
-    documents = documents_of(position_ids)
+    documents = documents or documents_of(position_ids)
     if name == BY_DOCUMENT:
         # A 4-D mask is handed through as it is. This one is no mask: it shows an attention that its documents were lost.
         return {"attention_mask": position_ids.new_ones((1, 1, 1, 1), dtype=torch.bool), "documents": documents}

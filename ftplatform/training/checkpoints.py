@@ -10,7 +10,7 @@ one stay; objects of the others remain until the store's garbage collection.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +56,9 @@ class Checkpoints:
                 self.store.delete_doc(name)
         return tree
 
-    def fetch(self, step: int, into: Path) -> Path:
-        """Lay the checkpoint of ``step`` out in ``into``. Raises NotFound, CorruptObject."""
-        return self.store.fetch_tree(self.store.get_doc(self._name(step))["tree"], into)
+    def fetch(self, step: int, into: Path, without: Collection[str] = ()) -> Path:
+        """Lay the checkpoint of ``step`` out in ``into``, all but the files ``without``. Raises NotFound, CorruptObject."""
+        return self.store.fetch_tree(self.store.get_doc(self._name(step))["tree"], into, without)
 
     def restore(self, into: Path, say: Callable[[str], object]) -> int:
         """Lay the newest whole checkpoint out in ``into`` and return its step; 0 when there is none.

@@ -10,6 +10,7 @@ import torch
 from ftplatform.training.model import load_base
 from ftplatform.training.shards import ShardRows
 from ftplatform.training.stack import put_on
+from ftplatform.training.stored import compute_in_fp32
 
 PROMPT_TOKENS = 16
 ANSWER_TOKENS = 16
@@ -27,9 +28,9 @@ def fingerprint(base: Path, weights: Path, kind: str, prompt_ids: list[int]) -> 
     """Load the saved weights anew and answer: ``{"prompt_ids", "token_ids", "logprobs"}``.
 
     16 greedy tokens (an end of turn does not stop them) and the natural logarithm of each one's probability, float32,
-    eval mode.
+    eval mode. Host memory holds the embeddings and one block in fp32; the rest is mapped from the files.
     """
-    model, start = load_base(weights if kind == "full" else base).eval(), None
+    model, start = compute_in_fp32(load_base(weights if kind == "full" else base, stored=True)).eval(), None
     if kind != "full":
         model, start = put_on(model, weights)
     ids, logprobs = list(prompt_ids), []

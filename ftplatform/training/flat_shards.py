@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 from ftplatform.core.errors import DataRefused
-from ftplatform.training.shards import IGNORED
+from ftplatform.training.shards import IGNORED, labelled_positions
 
 _TENSORS = ("input_ids", "learned", "offsets", "prompt_lengths")
 
@@ -60,8 +60,8 @@ class FlatRows:
 
 
 def padded(sequences: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """``input_ids`` and ``targets`` int64 [S, longest], padded on the right, and ``lengths`` [S]; targets are shifted as in
-    ``Rows``.
+    """``input_ids`` and ``targets`` int64 [S, longest], padded on the right, ``lengths`` [S], and ``labelled`` [n], the
+    ``labelled_positions`` of the targets; those are shifted as in ``Rows``.
     """
     longest = max(len(ids) for ids, _ in sequences)
     input_ids = torch.zeros((len(sequences), longest), dtype=torch.int64)
@@ -69,7 +69,9 @@ def padded(sequences: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, 
     for row, (ids, learned) in enumerate(sequences):
         input_ids[row, : len(ids)] = ids
         targets[row, : len(ids) - 1] = torch.where(learned[1:], ids[1:], IGNORED)
-    return {"input_ids": input_ids, "targets": targets, "lengths": torch.tensor([len(ids) for ids, _ in sequences])}
+    lengths = torch.tensor([len(ids) for ids, _ in sequences])
+    labelled = labelled_positions(targets)
+    return {"input_ids": input_ids, "targets": targets, "lengths": lengths, "labelled": labelled}
 
 
 def read_flat(paths: Sequence[Path], vocabulary: int, max_length: int, extra: tuple[str, ...] = ()) -> FlatRows:

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from ftplatform.core.methods import find_method
 from ftplatform.core.payload import PayloadResult, TrainSpec
 from ftplatform.store import ObjectStore
 from ftplatform.store.payload_io import START_SILENCE, PayloadIO
+from ftplatform.store.shared import SharedTrees, linked
 from ftplatform.training.activation_checkpointing import checkpoint_activations
+from ftplatform.training.adapters import PISSA_SILENCE
 from ftplatform.training.best import best_step, no_hope, score
 from ftplatform.training.checkpoints import Checkpoints, Fenced
 from ftplatform.training.distributed.preflight import PREFLIGHT_SILENCE, preflight
@@ -25,7 +28,7 @@ from ftplatform.training.figures import mean_utilisation, open_meter, peak_memor
 from ftplatform.training.methods.base import Examples, TrainingMethod, Work, open_method
 from ftplatform.training.profiler import StepProfile
 from ftplatform.training.ranks import leader
-from ftplatform.training.resuming import adapt_random_state, linked, read_records
+from ftplatform.training.resuming import adapt_random_state, own_random_stream, read_records
 from ftplatform.training.shards import RowOrder
 from ftplatform.training.tracker import Trackers, open_trackers
 from ftplatform.training.trainer import MethodTrainer, build_trainer
@@ -37,6 +40,8 @@ WORK = "work"
 """Folder beside the spec for what is local and passing: base, checkpoints before their commit, weights before
 theirs.
 """
+PROOF_SILENCE = 7200.0
+"""Seconds the proof may take without a sign of life: 16 passes of a 70 B model on a few cores of the host."""
 _MLFLOW_STATUS = {"done": "FINISHED", "preempted": "RUNNING"}
 
 
@@ -75,9 +80,9 @@ def _train(
         io.heartbeat(silent_for=START_SILENCE)
     io.heartbeat(silent_for=COMMIT_SILENCE)
     shared = io.folder / WORK / f"rank{leader()}"
-    base, restored = shared / "base", 0
+    store = SharedTrees(store, shared / "trees") if spec.processes > 1 else store
+    base, restored = store.fetch_tree(spec.base_weights, work / "base"), 0
     if io.rank == leader():
-        store.fetch_tree(spec.base_weights, base)
         restored = checkpoints.restore(work / "resume", io.progress)
     resumed = highest(restored)
     if not agreed(restored if io.rank == leader() else resumed):
@@ -95,7 +100,9 @@ def _train(
 
     set_seed(spec.training.seed)
     method = open_method(Work(spec, store, base, work, alive))
+    io.heartbeat(silent_for=PISSA_SILENCE if spec.lora.init_lora_weights == "pissa" else COMMIT_SILENCE)
     model = method.model()
+    io.heartbeat(silent_for=COMMIT_SILENCE)
     if spec.gradient_checkpointing:
         checkpoint_activations(model)
     vocabulary = model.get_input_embeddings().num_embeddings
@@ -115,6 +122,7 @@ def _train(
     watch = Watch(
         io, uploads, tracker, open_meter(spec, train, base), worst_loss=method.worst_loss(vocabulary),
         evaluate_every=spec.training.evaluate_every, patience=spec.training.patience,
+        slow_steps=spec.strategy == "offload",
     )  # fmt: skip
     watch.listen()
     watch.records = records
@@ -127,7 +135,9 @@ def _train(
     with trainer.accelerator.autocast():
         # The starting model has to answer in the precision of the steps.
         method.begin(model, splits)
-    if resumed and (said := adapt_random_state(work / "resume", trainer, spec.training.seed, resumed)):
+    if not resumed:
+        own_random_stream(spec.training.seed)
+    elif said := adapt_random_state(work / "resume", trainer, spec.training.seed, resumed):
         io.progress(said)
     io.progress(f"training from step {resumed}" if resumed else "training", step=resumed, of=spec.steps)
     io.heartbeat(silent_for=START_SILENCE)
@@ -169,22 +179,24 @@ def _train(
     kept = steps
     if spec.training.keep == "best" and (best := best_step(watch.records)) not in (None, steps):
         io.heartbeat(silent_for=COMMIT_SILENCE)
-        kept = _take_back(trainer, method, checkpoints.fetch(best, work / "best"), watch, best)
+        # Weights alone: the optimizer's states are twice their size.
+        folder = replace(checkpoints, store=store).fetch(best, work / "best", without=("optimizer.pt",))
+        kept = _take_back(trainer, method, folder, watch, best)
     artifacts: dict[str, str] = {}
-    trainer.make_whole()
+    weights = work / "weights"
+    with trainer.whole():
+        if io.rank == 0:
+            io.progress("saving the weights")
+            io.heartbeat(silent_for=COMMIT_SILENCE)
+            weights = method.save(trainer.accelerator.unwrap_model(trainer.model), weights)
     if io.rank == 0:
-        io.progress("saving the weights")
-        io.heartbeat(silent_for=COMMIT_SILENCE)
         numbers |= {name: value for name, value in watch.records[kept - 1].items() if name.startswith("eval_")}
         numbers |= {"kept_step": float(kept)}
-        weights = method.save(trainer.accelerator.unwrap_model(trainer.model), work / "weights")
-        proof = method.prove(weights, train)
-        artifacts = {
-            "weights": store.put_tree(weights),
-            **_metrics(store, watch.records),
-            "fingerprint": store.put_json(proof),
-            **profile.artifacts(store),
-        }
+        # What was trained is stored before the proof, which loads a model again and may be the end of this attempt.
+        artifacts = {"weights": store.put_tree(weights), **_metrics(store, watch.records), **profile.artifacts(store)}
+        io.progress("proving the weights")
+        io.heartbeat(silent_for=PROOF_SILENCE)
+        artifacts["fingerprint"] = store.put_json(method.prove(weights, train))
     message = f"{steps} steps, final loss {numbers['final_loss']:.4f}"
     message += f"; {watch.early}" if watch.early else ""
     message += f"; the weights are those of step {kept}, whose evaluation is the best" if kept != steps else ""

@@ -1,22 +1,25 @@
-"""Next-token loss with logits only where a label is.
+"""Logits only where a label is, and what is made of them: the next-token loss, log-probabilities, a distance to a teacher.
 
 Packed chat rows carry loss on a third of their positions or fewer, and for a small model the logits are most of the
 work: the hidden states are thinned out in front of the output layer, which leaves the loss as it was
-(``bench/results/training_loop.md``). With a large vocabulary the loss is taken in chunks, so that its memory does not grow
+(``bench/results/training_loop.md``). With a large vocabulary logits exist in chunks, so that their memory does not grow
 with the batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-import torch.distributed.tensor
 import torch.utils.checkpoint
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.functional import cross_entropy
 
 from ftplatform.training.attention import document_inputs
-from ftplatform.training.shards import IGNORED, Rows
+from ftplatform.training.shards import Rows, labelled_positions
 
 CHUNK = 1024
 """Labelled positions whose logits exist at a time: at a vocabulary of 128,000 those are 0.5 GB in float32, where all of a
@@ -25,21 +28,55 @@ SMALL_VOCABULARY = 8192
 """Up to it all logits at once cost little, and taking them in parts would only cost time."""
 _RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings by which a model changes its logits behind the output layer, where chunks do not pass."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """Logits [n, V] at n labelled positions, which may still have to be made."""
+
+    values: torch.Tensor
+    """They themselves, or where ``head`` is given the hidden states [n, H] that it makes them of."""
+    head: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def of(self, values: torch.Tensor) -> torch.Tensor:
+        """Logits of some of ``values``."""
+        return self.head(values) if self.head else values
+
+
+def in_chunks(compute: Callable[..., T], logits: Sequence[Logits], *along: torch.Tensor, size: int = CHUNK) -> list[T]:
+    """``compute`` of each of ``logits`` and of tensors ``along`` with them [n, ...], for ``size`` positions at a time.
+
+    With a small vocabulary or few positions there is one part. Otherwise logits are made again for the backward pass: that
+    is the output layer once more, for the memory of all logits, their copies in float32 and their gradients.
+    """
+    values = [one.values for one in logits]
+    large = any(one.head or one.values.shape[-1] > SMALL_VOCABULARY for one in logits)
+
+    def part(*tensors: torch.Tensor) -> T:
+        made = [one.of(tensor) for one, tensor in zip(logits, tensors, strict=False)]
+        return compute(*made, *tensors[len(logits) :])
+
+    if not large or len(values[0]) <= size:
+        return [part(*values, *along)]
+    pieces = zip(*(tensor.split(size) for tensor in (*values, *along)), strict=True)
+    return [torch.utils.checkpoint.checkpoint(part, *piece, use_reentrant=False) for piece in pieces]
 
 
 class LabelledLogits:
     """While entered, the output layer of ``model`` sees only the hidden states of labelled positions.
 
     A forward pre-hook on the output layer, so that it holds for every Hugging Face causal model and through PEFT's
-    wrapping.
+    wrapping. ``model`` is the bare one; what is called may be wrapped for several processes.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._head: torch.nn.Module = model.get_output_embeddings()
         self._labelled: torch.Tensor | None = None
-        self._hidden: torch.Tensor | None = None
+        self._length = 0
         self._keep = False
+        self._kept: Logits | None = None
 
     def __enter__(self) -> LabelledLogits:
         self._handle = self._head.register_forward_pre_hook(self._thin)
@@ -54,74 +91,67 @@ class LabelledLogits:
         if self._labelled is None:
             return args
         # Positions of a trained prompt stand in front of the row and carry no label.
-        hidden = args[0][:, -self._labelled.shape[1] :][self._labelled]
+        hidden = args[0][:, -self._length :].flatten(0, 1).index_select(0, self._labelled)
         if not self._keep:
             return (hidden, *args[1:])
-        self._hidden, kind = hidden, hidden.device.type
-        self._cast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        self._kept = Logits(hidden, self._later(hidden.device.type))
         return (hidden[:0], *args[1:])
+
+    def _later(self, kind: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The output layer, for when the model's forward is over."""
+        dtype, on = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+
+        def head(states: torch.Tensor) -> torch.Tensor:
+            # Outside the model's forward the Trainer's autocast is off; the layer has to compute as it does inside.
+            with torch.autocast(kind, dtype=dtype, enabled=on):
+                logits: torch.Tensor = self._head(states)
+            return logits
+
+        return head
 
     def loss_sum(self, model: Any, rows: Rows) -> torch.Tensor:
         """Sum over labelled positions of the negative log-likelihood, in nats (float32 scalar).
 
         Raises:
-            RuntimeError: the model did not put its hidden states through the output layer as [B, L, H], so the thinning
-            did
+            RuntimeError: the model did not put its hidden states through the output layer as [B, L, H], so the thinning did
                 not engage; such an architecture is not supported.
         """
-        labelled = rows.targets != IGNORED
-        if int(labelled.sum()) > CHUNK and self._in_chunks(model):
-            return self._chunked_loss(model, rows, rows.targets[labelled])
-        logits = self.packed_logits(model, rows)
-        return torch.nn.functional.cross_entropy(logits.float(), rows.targets[labelled], reduction="sum")
+        labelled = labelled_positions(rows.targets) if rows.labelled is None else rows.labelled
+        targets = rows.targets.flatten().index_select(0, labelled)
+        return torch.stack(in_chunks(nll_sum, [self.packed(model, rows, labelled)], targets)).sum()
 
-    def _in_chunks(self, model: Any) -> bool:
-        config = model.config.get_text_config()
-        plain = all(getattr(config, name, None) in (None, 1, 1.0) for name in _RESCALED)
-        # The output layer of a sharded model has its weights only while the model runs.
-        whole = not any(
-            isinstance(weight, torch.distributed.tensor.DTensor) or hasattr(weight, "ds_id")
-            for weight in self._head.parameters()
-        )
-        return config.vocab_size > SMALL_VOCABULARY and plain and whole
+    def packed(self, model: Any, rows: Rows, labelled: torch.Tensor) -> Logits:
+        """At the ``labelled`` positions [n] of packed rows, row by row; raises as ``loss_sum``."""
+        apart = document_inputs(self._model, rows.position_ids, rows.documents)
+        return self.at(model, labelled, input_ids=rows.input_ids, position_ids=rows.position_ids, **apart)
 
-    def _chunked_loss(self, model: Any, rows: Rows, targets: torch.Tensor) -> torch.Tensor:
-        """``loss_sum`` with the logits of ``CHUNK`` positions at a time, made again for the backward pass."""
-        self._keep = True
+    def at(self, model: Any, labelled: torch.Tensor, *, input_ids: torch.Tensor, **inputs: Any) -> Logits:
+        """At the ``labelled`` positions (``labelled_positions``, int64 [n]) of ``input_ids`` [B, L]; raises as ``loss_sum``."""
+        count = len(labelled)
+        self._labelled, self._length = labelled, input_ids.shape[1]
+        self._keep, self._kept = count > CHUNK and self._apart(), None
         try:
-            self.packed_logits(model, rows)
+            logits: torch.Tensor = model(input_ids=input_ids, **inputs, use_cache=False).logits
         finally:
-            self._keep = False
-        hidden, self._hidden, self._labelled = self._hidden, None, None
-        assert hidden is not None
-        parts = [
-            torch.utils.checkpoint.checkpoint(self._part, states, wanted, use_reentrant=False)
-            for states, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
-        ]
-        return torch.stack(parts).sum()
-
-    def _part(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        # Outside the model's forward the Trainer's autocast is off; the layer has to compute as it does inside.
-        kind, dtype, on = self._cast
-        with torch.autocast(kind, dtype=dtype, enabled=on):
-            logits = self._head(states)
-        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
-
-    def packed_logits(self, model: Any, rows: Rows) -> torch.Tensor:
-        """[n, V] at the n labelled positions of packed rows, row by row; raises as ``loss_sum``."""
-        apart = document_inputs(self._model, rows.position_ids)
-        labelled = rows.targets != IGNORED
-        return self.logits(model, labelled, input_ids=rows.input_ids, position_ids=rows.position_ids, **apart)
-
-    def logits(self, model: Any, labelled: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """[n, V] at the n positions where ``labelled`` (bool [B, L]) is true; raises as ``loss_sum``."""
-        self._labelled = labelled
-        count = int(labelled.sum())
-        logits: torch.Tensor = model(**inputs, use_cache=False).logits
-        engaged = logits.shape[:-1] == ((0,) if self._keep else (count,))
-        if not engaged or (self._keep and (self._hidden is None or len(self._hidden) != count)):
+            self._labelled = None
+        kept, self._kept = self._kept, None
+        made = kept if self._keep else Logits(logits)
+        if logits.shape[:-1] != ((0,) if self._keep else (count,)) or made is None or len(made.values) != count:
             raise RuntimeError(
                 f"logits at labelled positions did not engage on {type(model).__name__}: "
                 f"got {tuple(logits.shape)} for {count} labelled positions"
             )
-        return logits
+        return made
+
+    def _apart(self) -> bool:
+        """Whether the output layer can be called in parts and apart from the model."""
+        config = self._model.config.get_text_config()
+        plain = all(getattr(config, name, None) in (None, 1, 1.0) for name in _RESCALED)
+        # The output layer of a sharded model has its weights while the model runs, and afterwards by chance.
+        sharded = isinstance(self._model, FSDPModule) or any(hasattr(one, "ds_id") for one in self._head.parameters())
+        return config.vocab_size > SMALL_VOCABULARY and plain and not sharded
+
+
+def nll_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Of ``targets`` [n] under ``logits`` [n, V], in nats: float32 scalar."""
+    return cross_entropy(logits.float(), targets, reduction="sum")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ftplatform.training.adapters import (
 from ftplatform.training.attention import engage_attention
 from ftplatform.training.fused_lora import fuse_lora
 from ftplatform.training.stack import BELOW, is_virtual, layers_folder, put_on, take_over
+from ftplatform.training.stored import WIDENS, as_stored, stays_stored
 
 
 def attention_of(folder: Path, auto: Any = AutoModelForCausalLM) -> str:
@@ -38,17 +40,26 @@ def attention_of(folder: Path, auto: Any = AutoModelForCausalLM) -> str:
     return "eager" if kind is not None and not getattr(kind, "_supports_sdpa", True) else "sdpa"
 
 
-def load_base(folder: Path, *, precision: str = "fp32", **config: Any) -> Any:
-    """A causal model from a local folder: safetensors only, no code from the folder, no network."""
-    return AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
-        attn_implementation=attention_of(folder),
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        **config,
-    )
+def load_base(folder: Path, *, precision: str = "fp32", stored: bool = False, **config: Any) -> Any:
+    """A causal model from a local folder: safetensors only, no code from the folder, no network.
+
+    With ``stored`` its weights are in the type of their files, mapped from them, and for somebody to widen: see ``stored``.
+    """
+    return load_as(AutoModelForCausalLM, folder, precision=precision, stored=stored, **config)
+
+
+def load_as(auto: Any, folder: Path, *, precision: str = "fp32", stored: bool = False, **config: Any) -> Any:
+    """``load_base`` with a head of ``auto``, one of transformers' classes that choose by the folder's config."""
+    with as_stored() if stored else nullcontext():
+        return auto.from_pretrained(
+            folder,
+            dtype=torch.bfloat16 if precision == "bf16" and not stored else torch.float32,
+            attn_implementation=attention_of(folder, auto),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            **config,
+        )
 
 
 def trainable_model(spec: TrainSpec, base: Path, init: Path | None = None) -> Any:
@@ -65,7 +76,9 @@ def trainable_model(spec: TrainSpec, base: Path, init: Path | None = None) -> An
         raise InvalidConfig("precision bf16 was asked for and no CUDA device is here; the plan must say fp32 for a CPU")
     if spec.parameterisation == "full":
         # Weights stay fp32 under bf16 autocast unless asked for: updates smaller than bf16 can hold are lost.
-        model = load_base(init or base, precision=training.weights, attention_dropout=training.dropout)
+        stored = stays_stored(spec)
+        model = load_base(init or base, precision=training.weights, stored=stored, attention_dropout=training.dropout)
+        setattr(model, WIDENS, stored)
         freeze(model, training)
         if training.qat != "none":
             _quantize().round_in_training(model, training)
@@ -113,7 +126,8 @@ def check_engaged(model: Any, spec: TrainSpec) -> None:
                 f"its layers have {rates}"
             )
         wanted = torch.bfloat16 if spec.training.weights == "bf16" else torch.float32
-        if kinds := {p.dtype for p in model.parameters()} - {wanted}:
+        # Weights as stored are widened when they are divided, and looked at then.
+        if not stays_stored(spec) and (kinds := {p.dtype for p in model.parameters()} - {wanted}):
             raise InvalidConfig(
                 f"weights in {spec.training.weights} were asked for; found are {sorted(map(str, kinds))} too"
             )

@@ -25,15 +25,6 @@ def write_records(folder: Path, records: list[dict[str, float]]) -> None:
     (folder / METRICS_FILE).write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def linked(whole: Path, into: Path) -> None:
-    """A folder ``into`` whose files are those of the checkpoint in ``whole``: a machine fetches it once for all its processes."""
-    for path in whole.rglob("*"):
-        if path.is_file():
-            target = into / path.relative_to(whole)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(path)
-
-
 def collect_random_states(folder: Path) -> None:
     """Bring every process's random state into the folder of process 0, from whose machine the checkpoint is stored."""
     rank, processes = world()
@@ -44,6 +35,21 @@ def collect_random_states(folder: Path) -> None:
     torch.distributed.gather_object(mine.read_bytes(), gathered if rank == 0 else None)
     for number, data in enumerate(gathered if rank == 0 else []):
         (folder / f"rng_state_{number}.pth").write_bytes(data)
+
+
+def own_random_stream(seed: int) -> None:
+    """Give every process of several random numbers of its own before step 1; a training of one goes on with its seed's.
+
+    Seeded alike, all of them would draw one dropout: rows of different processes would lose the same units.
+    """
+    if world()[1] > 1:
+        _seed_process(seed, 0)
+
+
+def _seed_process(seed: int, step: int) -> None:
+    rank, processes = world()
+    name = f"{seed}/{step}/{rank}/{processes}"
+    set_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]))
 
 
 def adapt_random_state(folder: Path, trainer: Any, seed: int, step: int) -> str | None:
@@ -59,7 +65,6 @@ def adapt_random_state(folder: Path, trainer: Any, seed: int, step: int) -> str 
         return None
     for path in folder.glob("rng_state*.pth"):
         path.unlink()
-    name = f"{seed}/{step}/{trainer.args.process_index}/{here}"
-    set_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]))
+    _seed_process(seed, step)
     trainer._save_rng_state(str(folder))
     return f"the checkpoint of step {step} was written by {written} processes and goes on with {here}: same rows, new dropout"

@@ -23,12 +23,54 @@ _CHECKED = 4096
 
 
 @dataclass(frozen=True, slots=True)
+class Documents:
+    """Where the documents of packed rows [B, L] lie when the rows are put end to end."""
+
+    lengths: tuple[int, ...]
+    borders: torch.Tensor
+    """int32 [documents + 1]: the first token of each, and B * L."""
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    # As of a tensor, so that loaders pin and move it with the rest of a batch; the lengths stay on the host.
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Documents:
+        return Documents(self.lengths, self.borders.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Documents:
+        return Documents(self.lengths, self.borders.pin_memory())
+
+
+def documents_of(position_ids: torch.Tensor) -> Documents:
+    """Documents of rows whose ``position_ids`` [B, L] start again at 0; a row begins a document whatever its first position."""
+    starts = position_ids == 0
+    starts[:, 0] = True
+    end = torch.tensor([starts.numel()], device=starts.device)
+    borders = torch.cat([starts.flatten().nonzero()[:, 0], end])
+    return Documents(tuple(borders.diff().tolist()), borders.int())
+
+
+def labelled_positions(targets: torch.Tensor) -> torch.Tensor:
+    """int64 [n]: where ``targets`` [B, L] carry loss, as places of the rows put end to end."""
+    return (targets != IGNORED).flatten().nonzero()[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
-    """int64 tensors [N, L]; ``targets`` are the labels moved one place left: position t holds the label of t + 1."""
+    """int64 tensors [N, L]; ``targets`` are the labels moved one place left: position t holds the label of t + 1.
+
+    How many positions carry loss, and how long documents are, the host has to know. A batch brings both from its collation;
+    rows without them are looked through where they lie, and on a GPU the host waits for that.
+    """
 
     input_ids: torch.Tensor
     targets: torch.Tensor
     position_ids: torch.Tensor
+    labelled: torch.Tensor | None = None
+    """``labelled_positions`` of the targets."""
+    documents: Documents | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -157,8 +199,10 @@ class RowOrder:
 
     def of_step(self, step: int) -> torch.Tensor:
         """Row numbers [batch] of step ``step``, counted from 0."""
-        places = range(step * self._batch, (step + 1) * self._batch)
-        return torch.stack([self._epoch(place // self._rows)[place % self._rows] for place in places])
+        begin, end = step * self._batch, (step + 1) * self._batch
+        epochs = range(begin // self._rows, (end - 1) // self._rows + 1)
+        firsts = [(number, number * self._rows) for number in epochs]
+        return torch.cat([self._epoch(number)[max(0, begin - first) : end - first] for number, first in firsts])
 
     def _epoch(self, number: int) -> torch.Tensor:
         if number not in self._epochs:

@@ -34,12 +34,17 @@ class PlacedRows(Dataset):
 
     def __init__(self, order: RowOrder, batch: int, steps: int) -> None:
         self._order, self._batch, self._steps = order, batch, steps
+        self._units: tuple[int, list[int]] = (-1, [])
 
     def __len__(self) -> int:
         return self._batch * self._steps
 
     def __getitem__(self, place: int) -> int:
-        return int(self._order.of_step(place // self._batch)[place % self._batch])
+        step, at = divmod(place, self._batch)
+        if step != self._units[0]:
+            # Kept for its other places: made anew for each, a step would take the square of its batch.
+            self._units = step, self._order.of_step(step).tolist()
+        return self._units[1][at]
 
 
 class Waited:

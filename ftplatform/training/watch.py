@@ -32,6 +32,12 @@ from ftplatform.training.votes import highest, mean_of_ranks, meet
 
 COMMIT_SILENCE = 1800.0
 """Seconds a commit may take without a sign of life: a 7 B model's optimizer state to a slow object store."""
+SLOW_STEP = 1800.0
+"""Seconds a step may take that no earlier one tells of: the first compiles kernels and opens CUDA and NCCL; with optimizer
+states in the host, AdamW walks over all of them there."""
+_STEP_TIMES = 10.0
+"""As many times the slowest step so far may one take. Only a sign of life within a step would tell more, and with one
+micro-batch there is none: what hangs is killed later by this, and what is slow is not killed."""
 _WINDOW = 20
 _SPIKE = 3.0
 """A loss this many times the median of the last twenty is said aloud; the training goes on."""
@@ -51,6 +57,7 @@ class Watch(TrainerCallback):
         worst_loss: float,
         evaluate_every: int = 0,
         patience: int = 0,
+        slow_steps: bool = False,
     ) -> None:
         self._io, self._uploads, self._tracker = io, uploads, tracker
         self._worst = worst_loss
@@ -68,6 +75,8 @@ class Watch(TrainerCallback):
         self.saving_seconds = 0.0
         """That this attempt's steps waited for checkpoints: written to the local disk, and for the one before to arrive."""
         self._begun = self._said = self._logged = time.monotonic()
+        self._expected = SLOW_STEP if slow_steps else 0.0
+        self._slowest = 0.0
 
     def listen(self) -> None:
         """SIGTERM: finish the step, commit, end as ``preempted``."""
@@ -91,11 +100,14 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         self._begun = time.monotonic()
 
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        self._alive()
+
     def on_substep_end(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
-        self._io.heartbeat()
+        self._alive()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
-        self._io.heartbeat()
+        self._alive()
         news = highest(self._news())
         self._heed(news)
         if news == _FENCED:
@@ -122,6 +134,8 @@ class Watch(TrainerCallback):
         }
         record |= {name: value for name, value in logs.items() if name not in record and name not in _TRAINERS_OWN}
         record["seconds"] = round(now - self._begun, 6)
+        # Here the host has waited for the GPU; at the end of a step it may be far ahead.
+        self._slowest = max(self._slowest, record["seconds"])
         self._begun = now
         trouble = self._trouble(record)
         if trouble:
@@ -132,6 +146,9 @@ class Watch(TrainerCallback):
             control.should_save, control.should_training_stop = False, True
             return
         self._mention_spike(record)
+        if record["loss"] > self._worst and not self.stopped:
+            # What runs away for the steps that it takes to be sure would push every good checkpoint out.
+            control.should_save = False
         record |= self._evaluated(state)
         self.records.append(record)
         self._judge(state, control)
@@ -165,6 +182,10 @@ class Watch(TrainerCallback):
             self._io.heartbeat()
         self._begun = time.monotonic()
         self.saving_seconds += self._begun - self._logged
+
+    def _alive(self) -> None:
+        # The launcher's own limit holds where it is the longer one.
+        self._io.heartbeat(silent_for=max(self._expected, _STEP_TIMES * self._slowest) if self._slowest else SLOW_STEP)
 
     # Decisions
 

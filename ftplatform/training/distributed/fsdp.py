@@ -15,21 +15,31 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ftplatform.core.errors import InvalidConfig
+from ftplatform.training.stored import WIDENS, blocks, widen
 
 
 def shard(model: Any, *, bf16: bool) -> None:
     """Cut ``model`` over all processes, in place; weights move to this process's device block by block.
 
-    With ``bf16`` blocks compute on bf16 copies of the weights, and gradients are summed in fp32.
+    With ``bf16`` blocks compute on bf16 copies of the weights, and gradients are summed in fp32. Weights as stored become
+    fp32 just before they are cut: of the whole, a process holds one block at a time, and last what lies outside of blocks.
 
     Raises:
-        InvalidConfig: the model does not say what its blocks are.
+        InvalidConfig: the model does not say what its blocks are, or has weights of another type than asked for.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     mesh = init_device_mesh(device, (torch.distributed.get_world_size(),), mesh_dim_names=("shard",))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy()
+    place = torch.device(device, torch.cuda.current_device()) if device == "cuda" else None
+    widens = getattr(model, WIDENS, False)
     for block in _blocks(model):
+        if widens:
+            widen(block.modules(), place)
         fully_shard(block, mesh=mesh, mp_policy=policy)
+    if widens:
+        widen(model.modules(), place)
+        if narrow := [name for name, p in model.named_parameters() if p.dtype != torch.float32]:
+            raise InvalidConfig(f"weights in fp32 were asked for; {narrow[0]} and {len(narrow) - 1} more are not")
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
@@ -67,11 +77,9 @@ def cut(whole: torch.Tensor, like: DTensor) -> DTensor:
 
 
 def _blocks(model: Any) -> list[torch.nn.Module]:
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    names = set(getattr(plain, "_no_split_modules", None) or ())
-    # A sharded block's class is a subclass named FSDP..., made on the fly.
-    found = [module for module in plain.modules() if type(module).__name__.removeprefix("FSDP") in names]
+    found = blocks(model)
     if not found:
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         raise InvalidConfig(
             f"fsdp2 needs to know the blocks of {type(plain).__name__}, and it names none that it has: use zero3 or ddp"
         )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ftplatform.core.payload import TrainSpec
 from ftplatform.core.strategies import DEEPSPEED, SHARDED
 from ftplatform.training.distributed import fsdp, optimizer, zero
 from ftplatform.training.distributed.engaged import check_strategy
-from ftplatform.training.distributed.whole import plain
+from ftplatform.training.distributed.whole import plain, read_weights
 
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
 
@@ -41,11 +42,11 @@ class StrategyTrainer(Trainer):
         if spec.strategy == "fsdp2" and spec.parameterisation != "full":
             self.model._is_fsdp_managed_module = True
 
-    def make_whole(self) -> None:
-        """After the training, on every process: from here on the model of process 0 is a plain one in host memory."""
-        if self._divided:
-            self._lasting = plain(self.model, here=self.args.should_save)
-            self._lasting.__enter__()
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """After the training, on every process: inside, the model of process 0 is a plain one in host memory."""
+        with plain(self.model, here=self.args.should_save) if self._divided else nullcontext():
+            yield
 
     # What the Trainer calls
 
@@ -102,9 +103,9 @@ class StrategyTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if not self._divided:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        with plain(self.model, keep=True):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        elif not read_weights(self.model, Path(resume_from_checkpoint)):
+            with plain(self.model, keep=True):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self._divided:

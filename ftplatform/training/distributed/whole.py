@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch.distributed.tensor import DTensor
 
 from ftplatform.training.distributed import fsdp, zero
@@ -62,6 +64,38 @@ def plain(model: Any, *, here: bool = True, keep: bool = False) -> Iterator[dict
     if keep:
         for parameter in {id(p): p for _, _, p in places}.values():
             write(parameter, made[id(parameter)].detach())
+
+
+def read_weights(model: Any, folder: Path) -> bool:
+    """Load full weights from a checkpoint one by one: mapped from its files, every process keeps its part of each.
+
+    False, and nothing is done, where names and shapes do not say which file's tensor belongs where: an adapter's, or those of
+    a family that transformers stores otherwise than it computes. ``plain`` serves those, with the memory of every process
+    for all weights.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if hasattr(model, "peft_config") or not files:
+        return False
+    named = dict(model.named_parameters(remove_duplicate=False))
+    shapes: dict[str, list[int]] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            shapes |= {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+    fitting = {id(named[name]) for name, shape in shapes.items() if name in named and shape == _shape(named[name])}
+    if not shapes.keys() <= named.keys() or fitting != {id(parameter) for parameter in named.values()}:
+        return False
+    fsdp.reshard(model)
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - it is no dictionary
+                value, parameter = opened.get_tensor(name), named[name]
+                # DeepSpeed's own copy of a trained weight is fp32.
+                write(parameter, value.float() if parameter.requires_grad else value)
+    return True
+
+
+def _shape(parameter: torch.nn.Parameter) -> list[int]:
+    return list(getattr(parameter, "ds_shape", parameter.shape))
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from ftplatform.core.payload import TrainSpec
 from ftplatform.store import ObjectStore
 from ftplatform.training.fingerprint import fingerprint
 from ftplatform.training.logprobs import Batch
+from ftplatform.training.methods.splits import evaluating, micro_batches
 from ftplatform.training.model import save_weights, trainable_model
 from ftplatform.training.ranks import summed
 
@@ -33,7 +34,9 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def collate(self, units: list[int]) -> Batch: ...
+    def collate(self, units: list[int]) -> Batch:
+        """On the host, with all that the host has to know of them: a GPU makes it wait."""
+        ...
 
     def probe(self) -> list[int]:
         """The beginning of the first document, for the fingerprint."""
@@ -41,22 +44,25 @@ class Examples(Protocol):
 
 
 class Figures:
-    """Means over the examples of a step, whatever micro-batches and processes they came in."""
+    """Means over the examples of a step, whatever micro-batches and processes they came in.
+
+    Sums stay on the device until they are taken: to read one, the host would wait for all that the device has to do.
+    """
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = defaultdict(float)
+        self._sums: dict[str, Any] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
 
     def add(self, name: str, values: torch.Tensor) -> None:
         """``values`` [n]; every process adds the same names, in whatever number."""
-        self._sums[name] += float(values.detach().float().sum())
+        self._sums[name] = self._sums[name] + values.detach().float().sum().double()
         self._counts[name] += values.numel()
 
-    def merge(self, other: Figures) -> None:
-        """Take over what ``other`` holds, and empty it."""
+    def merge(self, other: Figures, *, counted: bool = True) -> None:
+        """Take over what ``other`` holds, or its names alone, and empty it."""
         for name in other._sums:
-            self._sums[name] += other._sums[name]
-            self._counts[name] += other._counts[name]
+            self._sums[name] = self._sums[name] + (other._sums[name] if counted else 0.0)
+            self._counts[name] += other._counts[name] if counted else 0
         other.clear()
 
     def clear(self) -> None:
@@ -66,13 +72,15 @@ class Figures:
     def take(self) -> dict[str, float]:
         """The means since the last call; a name without any example is left out."""
         names = sorted(self._sums)
-        totals = (
-            summed(torch.tensor([[self._sums[n], self._counts[n]] for n in names], dtype=torch.float64))
-            if names
-            else []
-        )
+        if not names:
+            return {}
+        sums = [torch.as_tensor(self._sums[name], dtype=torch.float64) for name in names]
+        device = next((one.device for one in sums if one.is_cuda), torch.device("cpu"))
+        values = torch.stack([one.to(device) for one in sums]).tolist()
+        counts = [self._counts[name] for name in names]
+        totals = summed(torch.tensor([values, counts], dtype=torch.float64))
         self.clear()
-        return {name: float(total / count) for name, (total, count) in zip(names, totals, strict=True) if count}
+        return {name: float(total / count) for name, total, count in zip(names, *totals, strict=True) if count}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +140,20 @@ class TrainingMethod(ABC):
         return len(examples)
 
     @torch.no_grad()
-    def evaluate(self, model: Any, examples: Any) -> dict[str, float]:
-        """``eval_loss`` and the figures of a split, in eval mode, drawing no global random number; every process calls."""
-        training, device, figures, total = model.training, next(model.parameters()).device, Figures(), 0.0
-        model.eval()
-        for start in range(0, len(examples), self.spec.micro_batch):
-            units = list(range(start, min(start + self.spec.micro_batch, len(examples))))
-            batch = {name: value.to(device) for name, value in examples.collate(units).items()}
-            [batch] = self.prepare(model, [batch], examples, self.spec.steps)
-            total += float(self.loss(model, batch, figures))
-        model.train(training)
+    def evaluate(self, model: Any, examples: Any, **given: torch.Tensor) -> dict[str, float]:
+        """``eval_loss`` and the figures of a split, in eval mode, drawing no global random number; every process calls, and
+        computes its share. ``given`` is what every micro-batch gets beside its examples.
+        """
+        figures, own = Figures(), Figures()
+        total = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
+        with evaluating(model):
+            for units, batch in micro_batches(model, examples, self.spec.micro_batch, self.work.alive, "evaluating"):
+                [batch] = self.prepare(model, [batch | given], examples, self.spec.steps)
+                loss = self.loss(model, batch, own)
+                total += loss if units else 0.0
+                figures.merge(own, counted=bool(units))
         return {
-            "eval_loss": total / self.weight(examples),
+            "eval_loss": float(summed(total)) / self.weight(examples),
             **{f"eval_{name}": value for name, value in figures.take().items()},
         }
 

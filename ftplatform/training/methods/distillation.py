@@ -10,14 +10,13 @@ from accelerate.utils import extract_model_from_parallel
 from ftplatform.core.errors import InvalidConfig
 from ftplatform.core.methods import DistillationConfig
 from ftplatform.training.logprobs import Batch
-from ftplatform.training.loss import LabelledLogits
+from ftplatform.training.loss import CHUNK, LabelledLogits, in_chunks, nll_sum
 from ftplatform.training.methods.base import Figures
 from ftplatform.training.methods.tokens import PackedMethod, packed
 from ftplatform.training.model import load_base
-from ftplatform.training.shards import IGNORED
 
-_POSITIONS = 1024
-"""Positions whose distributions are compared at once: 4 x 0.5 GB at a vocabulary of 128k."""
+_POSITIONS = CHUNK // 4
+"""Positions whose distributions are compared at once: that takes about thirty bytes per logit, a loss by itself eight."""
 
 
 def divergence(options: DistillationConfig, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -52,17 +51,24 @@ class Distillation(PackedMethod):
             )
 
     def loss(self, model: Any, batch: Batch, figures: Figures) -> torch.Tensor:
-        rows = packed(batch)
+        rows, labelled = packed(batch), batch["labelled"]
+        targets = rows.targets.flatten().index_select(0, labelled)
         with LabelledLogits(extract_model_from_parallel(model)) as thinned:
-            student = thinned.packed_logits(model, rows)
+            student = thinned.packed(model, rows, labelled)
         with torch.no_grad(), LabelledLogits(self._teacher) as thinned:
-            teacher = thinned.packed_logits(self._teacher, rows)
-        pieces = zip(student.split(_POSITIONS), teacher.split(_POSITIONS), strict=True)
-        kl = torch.cat([divergence(self.options, *piece) for piece in pieces])
+            teacher = thinned.packed(self._teacher, rows, labelled)
+        # Of both models only the logits of one chunk exist at a time.
+        parts = in_chunks(self._apart, [student, teacher], targets, size=_POSITIONS)
+        kl = torch.cat([part for part, _ in parts])
         figures.add("kl", kl / self.options.temperature**2)
         loss = (1 - self.options.hard_labels) * kl.sum()
         if self.options.hard_labels:
-            targets = rows.targets[rows.targets != IGNORED]
-            nll = torch.nn.functional.cross_entropy(student.float(), targets, reduction="sum")
-            loss = loss + self.options.hard_labels * nll
+            loss = loss + self.options.hard_labels * torch.stack([nll for _, nll in parts]).sum()
         return loss
+
+    def _apart(
+        self, student: torch.Tensor, teacher: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The divergence per position [n], and where hard labels count the sum of their negative log-likelihoods."""
+        nll = nll_sum(student, targets) if self.options.hard_labels else None
+        return divergence(self.options, student, teacher), nll

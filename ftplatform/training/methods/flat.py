@@ -11,7 +11,9 @@ from ftplatform.training.fingerprint import PROMPT_TOKENS
 from ftplatform.training.flat_shards import FlatRows, padded
 from ftplatform.training.logprobs import Batch, sequence_logprobs
 from ftplatform.training.methods.base import Work
+from ftplatform.training.methods.splits import evaluating, micro_batches
 from ftplatform.training.ranks import summed, world
+from ftplatform.training.votes import highest
 
 
 class FlatExamples:
@@ -48,23 +50,19 @@ def starting_logprobs(work: Work, model: Any, examples: Any, name: str) -> torch
     the last bit, and needs neither a second model nor a second forward pass. Processes share the work. Before the first
     checkpoint is loaded the model is the starting one, whatever its parameterisation.
     """
-    document = f"references/{work.spec.key}/{name}"
-    if found := work.store.find_doc(document):
+    document, rank = f"references/{work.spec.key}/{name}", world()[0]
+    # Processes that looked each for itself could see another store: one would read, and the others wait for it to compute.
+    if highest(int(rank == 0 and work.store.find_doc(document) is not None)):
+        found = work.store.get_doc(document)
         stored = np.frombuffer(work.store.get_bytes(found["object"]), dtype="<f4")
         return torch.from_numpy(stored.copy()).reshape(len(examples), -1)
-    training, device, (rank, processes) = model.training, next(model.parameters()).device, world()
-    model.eval()
     sums = torch.zeros((len(examples), getattr(examples, "width", 1)))
-    step = work.spec.micro_batch
-    for begin in range(0, len(examples), processes * step):
-        work.alive(f"log-probabilities of the starting model: {begin} of {len(examples)} ({name})")
-        units = list(range(begin + rank * step, min(begin + (rank + 1) * step, len(examples))))
-        # A model that is divided computes on all processes or on none: where no unit is left, on one for nothing.
-        batch = {key: value.to(device) for key, value in examples.collate(units or [0]).items()}
-        found_sums = sequence_logprobs(model, batch)[0].float().cpu()
-        if units:
-            sums[units] = found_sums.reshape(-1, len(units)).T
-    model.train(training)
+    doing = f"log-probabilities of the starting model ({name})"
+    with evaluating(model):
+        for units, batch in micro_batches(model, examples, work.spec.micro_batch, work.alive, doing):
+            found_sums = sequence_logprobs(model, batch)[0].float().cpu()
+            if units:
+                sums[units] = found_sums.reshape(-1, len(units)).T
     sums = summed(sums)
     if rank == 0:
         data = sums.numpy().astype("<f4").tobytes()

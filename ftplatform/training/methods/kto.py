@@ -13,6 +13,7 @@ from ftplatform.training.flat_shards import FlatRows, padded, read_flat
 from ftplatform.training.logprobs import Batch, sequence_logprobs
 from ftplatform.training.methods.base import Figures, TrainingMethod
 from ftplatform.training.methods.flat import FlatExamples, starting_logprobs
+from ftplatform.training.methods.splits import evaluating, micro_batches
 from ftplatform.training.ranks import summed
 
 
@@ -60,7 +61,8 @@ class KtoExamples(FlatExamples):
 
     def collate(self, units: list[int]) -> Batch:
         batch = super().collate(units)
-        batch["good"] = torch.tensor([self.rows.good(unit) for unit in units])
+        good = torch.tensor([self.rows.good(unit) for unit in units])
+        batch |= {"good": good, "chosen": good.nonzero()[:, 0], "rejected": (~good).nonzero()[:, 0]}
         other = self.mismatched.collate(units)
         return batch | {f"other_{name}": value for name, value in other.items()}
 
@@ -79,25 +81,40 @@ class Kto(TrainingMethod):
     @torch.no_grad()
     def prepare(self, model: Any, batches: list[Batch], examples: Any, step: int) -> list[Batch]:
         """Adds ``kl``: the mean over the whole effective batch of log(pi / pi_ref) of mismatched answers, at least 0."""
-        training = model.training
-        model.eval()
-        ratios = []
-        for batch in batches:
-            other = {name: batch[f"other_{name}"] for name in ("input_ids", "targets")}
-            ratios.append(sequence_logprobs(model, other)[0] - batch["other_reference"])
-        model.train(training)
-        values = torch.cat(ratios)
-        total = summed(torch.stack([values.sum(), torch.tensor(float(len(values)), device=values.device)]))
-        kl = (total[0] / total[1]).clamp(min=0)
+        if "kl" in batches[0]:  # that of the whole split, in an evaluation
+            return batches
+        with evaluating(model):
+            ratios = [_ratios(model, batch, "other_") for batch in batches]
+        kl = _divergence(torch.cat(ratios))
         return [batch | {"kl": kl} for batch in batches]
 
     def loss(self, model: Any, batch: Batch, figures: Figures) -> torch.Tensor:
         logprobs, _ = sequence_logprobs(model, batch)
-        good = batch["good"]
-        losses, rewards = kto_losses(self.options, logprobs, batch["reference"], good, batch["kl"])
-        figures.add("rewards/chosen", rewards[good])
-        figures.add("rewards/rejected", rewards[~good])
-        figures.add("logps/chosen", logprobs[good])
-        figures.add("logps/rejected", logprobs[~good])
+        losses, rewards = kto_losses(self.options, logprobs, batch["reference"], batch["good"], batch["kl"])
+        for name in ("chosen", "rejected"):
+            figures.add(f"rewards/{name}", rewards[batch[name]])
+            figures.add(f"logps/{name}", logprobs[batch[name]])
         figures.add("kl", batch["kl"][None])
         return losses.sum()
+
+    @torch.no_grad()
+    def evaluate(self, model: Any, examples: KtoExamples, **given: torch.Tensor) -> dict[str, float]:
+        """As of every method, with one ``kl`` of the whole split: of a micro-batch's own the loss would depend on its size."""
+        ratios, other, size = [], examples.mismatched, self.spec.micro_batch
+        with evaluating(model):
+            for units, batch in micro_batches(model, other, size, self.work.alive, "estimating the divergence"):
+                ratios.append(_ratios(model, batch)[: len(units)])
+        found: dict[str, float] = super().evaluate(model, examples, kl=_divergence(torch.cat(ratios)), **given)
+        return found
+
+
+def _ratios(model: Any, batch: Batch, prefix: str = "") -> torch.Tensor:
+    """log(pi / pi_ref) per answer, [B]; ``prefix`` is that of its names in the batch."""
+    own = {name: batch[f"{prefix}{name}"] for name in ("input_ids", "targets", "labelled")}
+    return sequence_logprobs(model, own)[0] - batch[f"{prefix}reference"]
+
+
+def _divergence(ratios: torch.Tensor) -> torch.Tensor:
+    """Their mean over all processes, at least 0."""
+    total = summed(torch.stack([ratios.sum(), ratios.new_full((), len(ratios))]))
+    return (total[0] / total[1]).clamp(min=0)

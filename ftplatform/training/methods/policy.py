@@ -16,11 +16,12 @@ from accelerate.utils import extract_model_from_parallel
 
 from ftplatform.data.rendering.chat_format import load_chat_format
 from ftplatform.training.flat_shards import FlatRows, padded, read_flat
-from ftplatform.training.logprobs import Batch, token_logprobs
+from ftplatform.training.logprobs import Batch, labelled_of, token_logprobs
 from ftplatform.training.methods.base import Figures, TrainingMethod, Work
 from ftplatform.training.methods.flat import FlatExamples
 from ftplatform.training.methods.grading import Answer, open_graders
 from ftplatform.training.methods.sampling import answer, uniforms
+from ftplatform.training.methods.splits import evaluating, micro_batches
 from ftplatform.training.methods.starting import StartingWeights
 from ftplatform.training.ranks import summed
 from ftplatform.training.shards import IGNORED
@@ -89,7 +90,7 @@ class Policy(TrainingMethod):
         for batch in batches:
             self.work.alive(f"answering the prompts of step {step + 1}")
             made.append(self._answered(model, batch["unit"].tolist(), examples, step, seen))
-        tokens = summed(torch.stack([(batch["targets"] != IGNORED).sum() for batch in made]).sum())
+        tokens = summed(torch.tensor(sum(len(batch["labelled"]) for batch in made)))
         for batch in made:
             batch["weights"] = self._weights((batch["targets"] != IGNORED).sum(1), float(tokens))
         return made
@@ -133,11 +134,8 @@ class Policy(TrainingMethod):
             return self._evaluated(model, batch)
 
     def _evaluated(self, model: Any, batch: Batch) -> torch.Tensor:
-        training = model.training
-        model.eval()
-        logprobs, _ = token_logprobs(model, batch, self.options.temperature)
-        model.train(training)
-        return logprobs
+        with evaluating(model):
+            return token_logprobs(model, batch, self.options.temperature)[0]
 
     @abstractmethod
     def _credited(self, model: Any, batch: Batch, rewards: torch.Tensor) -> Batch:
@@ -157,13 +155,12 @@ class Policy(TrainingMethod):
         return (losses * batch["weights"][owner]).sum()
 
     @torch.no_grad()
-    def evaluate(self, model: Any, examples: Prompts) -> dict[str, float]:
+    def evaluate(self, model: Any, examples: Prompts, **given: torch.Tensor) -> dict[str, float]:
         """``eval_reward`` and the other figures of answers to a split's prompts, drawn as in training."""
-        figures = Figures()
-        for start in range(0, len(examples), self.spec.micro_batch):
-            units = torch.arange(start, min(start + self.spec.micro_batch, len(examples)))
-            self.prepare(model, [{"unit": units}], examples, self.spec.steps)
-            figures.merge(self._figures)
+        figures, size = Figures(), self.spec.micro_batch
+        for units, batch in micro_batches(model, examples, size, self.work.alive, "answering prompts"):
+            self.prepare(model, [batch], examples, self.spec.steps)
+            figures.merge(self._figures, counted=bool(units))
         return {f"eval_{name}": value for name, value in figures.take().items()}
 
 
@@ -188,9 +185,8 @@ class Rloo(Policy):
     def _credited(self, model: Any, batch: Batch, rewards: torch.Tensor) -> Batch:
         if self._start:
             mine, starting = self._evaluated(model, batch), self._starting(model, batch)
-            owner = (batch["targets"] != IGNORED).nonzero()[:, 0]
             zeros = torch.zeros(len(batch["targets"]), device=mine.device)
-            kl = zeros.index_add(0, owner, mine - starting)
+            kl = zeros.index_add(0, labelled_of(batch)[1], mine - starting)
             self._figures.add("kl", kl)
             rewards = rewards - self.options.kl * kl.reshape(rewards.shape)
         batch["advantages"] = rloo_advantages(rewards).flatten()

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from ftplatform.training.methods.splits import evaluating
+
 
 def uniforms(count: int, *name: int) -> torch.Tensor:
     """float32 [count] in [0, 1), a function of the numbers in ``name``."""
@@ -45,7 +47,7 @@ def answer(
     pad_id: int,
 ) -> list[torch.Tensor]:
     """Token ids of one answer per prompt, up to and with the first stop token; ``draws`` [prompts, longest answer]."""
-    device, longest, training = next(model.parameters()).device, max(map(len, prompts)), model.training
+    device, longest = next(model.parameters()).device, max(map(len, prompts))
     ids = torch.full((len(prompts), longest), pad_id)
     mask = torch.zeros((len(prompts), longest), dtype=torch.int64)
     for row, prompt in enumerate(prompts):
@@ -56,14 +58,13 @@ def answer(
         max_new_tokens=draws.shape[1], do_sample=False, num_beams=1, eos_token_id=sorted(stop_ids), pad_token_id=pad_id,
         repetition_penalty=1.0, no_repeat_ngram_size=0,
     )  # fmt: skip
-    model.eval()
-    out = model.generate(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        generation_config=config,
-        logits_processor=LogitsProcessorList([Drawn(draws.to(device), longest, temperature)]),
-    )[:, longest:].cpu()
-    model.train(training)
+    with evaluating(model):
+        out = model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([Drawn(draws.to(device), longest, temperature)]),
+        )[:, longest:].cpu()
     stops = torch.isin(out, torch.tensor(sorted(stop_ids)))
     ends = [int(row.nonzero()[0]) + 1 if row.any() else len(row) for row in stops]
     return [row[:end] for row, end in zip(out, ends, strict=True)]

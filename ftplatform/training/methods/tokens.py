@@ -14,7 +14,7 @@ from ftplatform.training.fingerprint import probe_prompt
 from ftplatform.training.logprobs import Batch
 from ftplatform.training.loss import LabelledLogits
 from ftplatform.training.methods.base import Figures, TrainingMethod
-from ftplatform.training.shards import Rows, ShardRows, read_shards
+from ftplatform.training.shards import Rows, ShardRows, documents_of, labelled_positions, read_shards
 
 
 class PackedExamples:
@@ -35,6 +35,8 @@ class PackedExamples:
             "position_ids": part.position_ids,
             "labels": part.targets,
             "shift_labels": part.targets,
+            "labelled": labelled_positions(part.targets),
+            "documents": documents_of(part.position_ids),
         }
 
     def probe(self) -> list[int]:
@@ -42,7 +44,7 @@ class PackedExamples:
 
 
 def packed(batch: Batch) -> Rows:
-    return Rows(batch["input_ids"], batch["shift_labels"], batch["position_ids"])
+    return Rows(batch["input_ids"], batch["shift_labels"], batch["position_ids"], batch["labelled"], batch["documents"])
 
 
 class PackedMethod(TrainingMethod):
