@@ -69,7 +69,8 @@ def answer_of_a_new_process(home: Path, end: signal.Signals) -> dict:
         }
         answer = httpx.post(url + "/v1/chat/completions", json=body, timeout=60).json()
         process.send_signal(end)
-        assert process.wait(30) == -end
+        # Having ended in order on SIGTERM, the server either sends the signal to itself again or returns.
+        assert process.wait(30) in (-end, 0)
         return answer
     finally:
         process.kill()

@@ -130,7 +130,8 @@ def test_nodes_with_another_spec_end_with_a_sentence_before_anything_is_trained(
     result = _result(first)
     assert (result.outcome, "rank 1 on" in result.message) == ("failed", True), result.message
     assert "has another spec than rank 0" in result.message
-    assert "has another spec than rank 0" in (second / "error-rank1.txt").read_text()
+    # The other node's agent may be told of the end before its own rank has written the reason down.
+    assert not (second / "result.json").exists()
     assert "training" not in {
         json.loads(line)["message"] for line in (first / "progress.jsonl").read_text().splitlines()
     }
