@@ -4,6 +4,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A file of tests stays in one process, with what its tests share; more processes than four would want more memory than time.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 # Sums in torch depend on the number of threads to the last bit, and OpenMP collapses when processes share cores.
 export OMP_NUM_THREADS ?= 1
 
@@ -16,10 +18,10 @@ up: $(READY)
 	$(BIN)/ft up
 
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(READY) lint
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
 
 lint: $(READY)
 	$(BIN)/ruff check .

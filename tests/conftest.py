@@ -21,6 +21,8 @@ settings.register_profile("ftplatform", deadline=None, derandomize=True, suppres
 settings.load_profile("ftplatform")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tables are cut to the width of the terminal, and tests run in terminals of all widths and in none.
+os.environ["COLUMNS"] = "120"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 ACCESS, SECRET = "test-access-key", "test-secret-key"

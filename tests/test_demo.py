@@ -38,8 +38,9 @@ def test_other_data_gives_other_numbers(tmp_path: Path, monkeypatch: pytest.Monk
             assert summary[claim], claim
         assert summary["tuned_score"] > summary["base_score"] + 0.3
         assert summary["answer_before"] != summary["answer_after"]
-    assert own["rows"] == 1100 - 8
-    assert other["rows"] == 700 - 8
+    # The demo's eight copies go, and what else is too alike among rows made from templates.
+    assert 0.95 * 1100 < own["rows"] <= 1100 - 8
+    assert 0.95 * 700 < other["rows"] <= 700 - 8
     assert own["tuned_score"] != other["tuned_score"]
     assert own["answered_by"] != other["answered_by"]
 
