@@ -17,12 +17,10 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 from test_training_recovery import _sigterm_as_before, run, said  # noqa: F401 - the first is a fixture
-from test_training_recovery_platform import Endpoint, until
+from test_training_recovery_platform import on_s3, until
 from training_support import tiny_spec
 
-from ftplatform.core.payload import StoreAddress, Tracking
-from ftplatform.store import open_store
-from ftplatform.store.payload_io import PayloadIO
+from ftplatform.core.payload import Tracking
 from ftplatform.training.job import train
 from ftplatform.training.tracker import Trackers
 from ftplatform.training.trackers.mlflow import PAYLOAD_TAG
@@ -56,32 +54,16 @@ def beside(work: Callable[[], None]) -> Iterator[None]:
 def test_a_store_that_is_away_for_a_minute_costs_time_and_no_bit(tmp_path: Path) -> None:
     spec = tiny_spec(tmp_path, kind="full", steps=12, checkpoint_every=2)
     undisturbed = run(spec.model_copy(update={"key": "b" * 64}), tmp_path, 2)
-    endpoint = Endpoint(tmp_path / "s3")
-    address = StoreAddress(url="s3://ft/x", endpoint=f"http://127.0.0.1:{endpoint.port}")
-    place = tmp_path / "attempt1"
-    place.mkdir()
-    io = PayloadIO(place)
-    store = open_store(address, tmp_path / "cache", waiting=io.progress)
-    store.put_tree(tmp_path / "base")
-    for path in tmp_path.glob("shard-*.safetensors"):
-        store.put_file(path)
-
-    def outage() -> None:
-        until(lambda: (place / "progress.jsonl").exists() and "step 1 of" in said(tmp_path, 1))
-        endpoint.stop()
-        until(lambda: "the store is away" in said(tmp_path, 1))
-        time.sleep(AWAY)
-        endpoint.start()
-
+    made = on_s3(tmp_path)
     try:
-        with beside(outage):
-            result = train(spec.model_copy(update={"store": address}), io, store)
+        with beside(lambda: made.outage(AWAY)):
+            result = train(spec.model_copy(update={"store": made.address}), made.io, made.store)
         assert result.outcome == "done", result.message
-        assert [int(name[-8:]) for name in store.list_docs(f"checkpoints/{spec.key}")] == [10, 12]
-        assert store.has(result.artifacts["weights"])
+        assert [int(name[-8:]) for name in made.store.list_docs(f"checkpoints/{spec.key}")] == [10, 12]
+        assert made.store.has(result.artifacts["weights"])
         assert result.artifacts["weights"] == undisturbed.artifacts["weights"]
     finally:
-        endpoint.stop()
+        made.endpoint.stop()
 
 
 class Server:

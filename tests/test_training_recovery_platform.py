@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +37,7 @@ from ftplatform.launchers.memory_events import oom_kills
 from ftplatform.launchers.processes import environment, marked, send
 from ftplatform.resources.platform import Parts
 from ftplatform.settings import load_settings
-from ftplatform.store import open_store
+from ftplatform.store import ObjectStore, open_store
 from ftplatform.store.patience import is_away, patiently
 from ftplatform.store.payload_io import PayloadIO
 from ftplatform.training.job import train
@@ -275,39 +276,54 @@ def until(true: Callable[[], object], seconds: float = 120.0) -> None:
         time.sleep(0.02)
 
 
+@dataclass
+class OnS3:
+    """Attempt 1 of a training of ``tiny_spec`` with base and shards on an S3 endpoint that can be stopped."""
+
+    endpoint: Endpoint
+    address: StoreAddress
+    io: PayloadIO
+    store: ObjectStore
+
+    def outage(self, seconds: float) -> None:
+        """Once the first step is done; the time counts from when the training has noticed."""
+        place = self.io.folder.parent
+        until(lambda: (self.io.folder / "progress.jsonl").exists() and "step 1 of" in said(place, 1))
+        self.endpoint.stop()
+        until(lambda: "the store is away" in said(place, 1))
+        time.sleep(seconds)
+        self.endpoint.start()
+
+
+def on_s3(folder: Path) -> OnS3:
+    endpoint, place = Endpoint(folder / "s3"), folder / "attempt1"
+    address = StoreAddress(url="s3://ft/x", endpoint=f"http://127.0.0.1:{endpoint.port}")
+    place.mkdir()
+    io = PayloadIO(place)
+    store = open_store(address, folder / "cache", waiting=io.progress)
+    store.put_tree(folder / "base")
+    for path in folder.glob("shard-*.safetensors"):
+        store.put_file(path)
+    return OnS3(endpoint, address, io, store)
+
+
 @pytest.mark.usefixtures("s3_credentials")
 def test_a_store_that_is_away_for_a_while_is_waited_for(tmp_path: Path) -> None:
     spec = tiny_spec(tmp_path, kind="full", steps=12, checkpoint_every=2)
-    endpoint = Endpoint(tmp_path / "s3")
-    address = StoreAddress(url="s3://ft/x", endpoint=f"http://127.0.0.1:{endpoint.port}")
-    place = tmp_path / "attempt1"
-    place.mkdir()
-    io = PayloadIO(place)
-    store = open_store(address, tmp_path / "cache", waiting=io.progress)
-    assert store.put_tree(tmp_path / "base") == spec.base_weights
-    for name in ("shard-0.safetensors", "shard-1.safetensors"):
-        store.put_file(tmp_path / name)
-
-    def outage() -> None:
-        until(lambda: (place / "progress.jsonl").exists() and "step 1 of" in said(tmp_path, 1))
-        endpoint.stop()
-        until(lambda: "the store is away" in said(tmp_path, 1))
-        time.sleep(1.0)
-        endpoint.start()
-
-    storm = threading.Thread(target=outage)
+    made = on_s3(tmp_path)
+    storm = threading.Thread(target=made.outage, args=(1.0,))
     storm.start()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        result = train(spec.model_copy(update={"store": address}), io, store)
+        result = train(spec.model_copy(update={"store": made.address}), made.io, made.store)
         storm.join()
         assert result.outcome == "done"
-        assert [int(name[-8:]) for name in store.list_docs(f"checkpoints/{spec.key}")] == [10, 12]
-        assert store.has(result.artifacts["weights"])
+        assert [int(name[-8:]) for name in made.store.list_docs(f"checkpoints/{spec.key}")] == [10, 12]
+        assert made.store.has(result.artifacts["weights"])
     finally:
         signal.signal(signal.SIGTERM, before)
         storm.join()
-        endpoint.stop()
+        made.endpoint.stop()
 
 
 # Real processes

@@ -27,7 +27,7 @@ def strategy_allows(
     if optimizer != "adamw":
         return f"8-bit and paged optimizers keep their states whole, and {strategy} needs to cut them: use ddp"
     if parameterisation in ("prefix", "prompt"):
-        return f"{parameterisation} tuning trains too little for {strategy} to divide: use ddp"
+        return f"{parameterisation} tuning trains too little for {strategy} to divide: use ddp or single"
     if info.generates:
         return (
             f"{method} generates answers, and processes that hold parts of one model and stop at different lengths would "
@@ -42,6 +42,17 @@ def strategy_allows(
         # "active_backward_submodules is empty during backward pass", DeepSpeed 0.19.8.
         return f"DeepSpeed's {strategy} loses count of a model with a head of its own, as {method} trains: use fsdp2 or zero2"
     return ""
+
+
+def divided_from_files(parameterisation: str, weights: str, qat: str, precision: str, strategy: Strategy) -> bool:
+    """Whether full weights stay as their files have them until they are divided, so that no process holds all of them.
+
+    FSDP2 widens them to fp32 block by block; ZeRO-3 in bf16 makes them bf16 itself, weight by weight. Every other strategy has
+    the whole model in every process.
+    """
+    if parameterisation != "full" or weights != "fp32" or qat != "none":
+        return False
+    return strategy == "fsdp2" or (strategy in ("zero3", "offload") and precision == "bf16")
 
 
 def processes_wanted(strategy: Strategy, processes: int, nodes: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ftplatform.core.strategies import divided_from_files
 from ftplatform.planning.memory import GB, MASTER_BYTES, Layout
 from ftplatform.planning.setup import STATE_BYTES, Setup, trained_parameters
 from ftplatform.planning.shapes import ModelShape
@@ -25,7 +26,7 @@ def host_need(shape: ModelShape, setup: Setup, layout: Layout, nodes: int = 1) -
     """The most that any of the phases needs.
 
     - Loading: full weights are read whole by every process, in the type they are trained in, unless they are divided straight from
-      the mapped files (``stays_stored`` of ``training/stored.py``). Mapped pages can be taken back and do not count.
+      the mapped files (``divided_from_files``). Mapped pages can be taken back and do not count.
     - Training: what offload (fp32 weights, two moments, gradients) and paged optimizers keep in host memory.
     - Saving: beside that, rank 0 gathers first the whole weights in fp32, lets them go, then the optimizer's states
       (``training/distributed/whole.py``).
@@ -42,7 +43,8 @@ def host_need(shape: ModelShape, setup: Setup, layout: Layout, nodes: int = 1) -
     needs = [
         HostNeed((resident + copies) / GB, said if resident else "to save the weights and the optimizer's states"),
     ]
-    if setup.full and not _divided_from_files(setup, layout):
+    divided = divided_from_files(setup.parameterisation, setup.weights, setup.qat, setup.precision, layout.strategy)
+    if setup.full and not divided:
         which = "bf16" if kept == 2 else "fp32"
         needs.append(
             HostNeed(shape.parameters * kept * here / GB, f"to load the {which} weights in each of its processes")
@@ -51,9 +53,3 @@ def host_need(shape: ModelShape, setup: Setup, layout: Layout, nodes: int = 1) -
         HostNeed(4 * (shape.embeddings + shape.block) / GB, "to prove the result, with embeddings and a block in fp32")
     )
     return max(needs, key=lambda need: need.gb)
-
-
-def _divided_from_files(setup: Setup, layout: Layout) -> bool:
-    if setup.weights != "fp32" or setup.qat != "none":
-        return False
-    return layout.strategy == "fsdp2" or (layout.strategy in ("zero3", "offload") and setup.precision == "bf16")

@@ -99,13 +99,6 @@ def unsupported(setup: Setup, strategy: Strategy, gpus: int) -> str:
         return f"single is one process, and {gpus} GPUs need one each"
     if strategy in ("ddp", "fsdp2", "zero2", "zero3") and gpus == 1:
         return f"{strategy} divides work between GPUs, and there is one"
-    sharded = strategy in ("fsdp2", "zero2", "zero3", "offload")
-    if sharded and setup.optimizer != "adamw":
-        return f"8-bit and paged optimizers keep their states whole, and {strategy} needs to cut them"
-    if sharded and setup.quantization != "none":
-        return f"quantized weights are not cut into shards, so {strategy} cannot divide them"
-    if sharded and setup.parameterisation in ("prefix", "prompt"):
-        return f"{setup.parameterisation} tuning trains too little for {strategy} to divide"
     return strategy_allows(setup.method, setup.parameterisation, setup.quantization, strategy, setup.optimizer)
 
 

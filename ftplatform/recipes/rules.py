@@ -16,7 +16,6 @@ from ftplatform.recipes.modules import module_problems
 
 VIRTUAL = ("prefix", "prompt")
 """Parameterisations that train positions in front of every row and no layer."""
-SHARDED = ("fsdp2", "zero2", "zero3", "offload")
 _SAME_LORA = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
 """PEFT's field -> the recipe's, of what has to be as it was for a LoRA to be trained on."""
 
@@ -116,11 +115,7 @@ def _training(recipe: Recipe) -> dict[str, str]:
         found["training.gradient_checkpointing"] = (
             "a prefix lies in the key-value cache, which transformers drops with activation checkpointing: use false, or prompt"
         )
-    if recipe.parameterisation in VIRTUAL and recipe.hardware.strategy in SHARDED:
-        found["hardware.strategy"] = (
-            f"{recipe.parameterisation} tuning trains too little for {recipe.hardware.strategy} to divide: use ddp or single"
-        )
-    if recipe.hardware.strategy != "auto" and "hardware.strategy" not in found:
+    if recipe.hardware.strategy != "auto":
         refused = strategy_allows(
             recipe.method, recipe.parameterisation, training.quantization, recipe.hardware.strategy, training.optimizer
         )

@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ftplatform.core.payload import TrainSpec
+from ftplatform.core.strategies import divided_from_files
 
 WIDENS = "widens_when_divided"
 """Attribute of a model: its weights are those of the file until ``fsdp.shard`` widens them, a block at a time."""
@@ -69,14 +70,9 @@ def compute_in_fp32(model: Any) -> Any:
 
 
 def stays_stored(spec: TrainSpec) -> bool:
-    """Whether a training of full weights leaves them as stored until they are divided.
-
-    FSDP2 widens them block by block; ZeRO-3 in bf16 makes them bf16 itself, weight by weight. Every other strategy has the
-    whole model in every process.
-    """
-    if spec.parameterisation != "full" or spec.training.weights != "fp32" or spec.training.qat != "none":
-        return False
-    return spec.strategy == "fsdp2" or (spec.strategy in ("zero3", "offload") and spec.training.precision == "bf16")
+    """Whether the training leaves its weights as stored until they are divided."""
+    training = spec.training
+    return divided_from_files(spec.parameterisation, training.weights, training.qat, training.precision, spec.strategy)
 
 
 def _narrow(parameter: torch.nn.Parameter) -> bool:
